@@ -1,0 +1,156 @@
+//! Administration: requests and answers as data, and the HTTP/1.1 connection that carries them.
+
+use crate::id::MessageId;
+
+/// Which messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Selector {
+    /// This one.
+    pub id: Option<String>,
+    /// With a recipient in this domain.
+    pub domain: Option<String>,
+    /// From this address, or from this domain as `@example.com`.
+    pub sender: Option<String>,
+    /// Accepted longer ago than this many seconds.
+    pub older_than_secs: Option<u64>,
+}
+
+/// What an administrator asks the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminRequest {
+    /// What runs, how deep the queue is, what waits and why.
+    Status,
+    /// Messages in the queue, oldest first, after an id.
+    List {
+        /// Which.
+        selector: Selector,
+        /// Only with ids above this.
+        after: Option<MessageId>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// One message.
+    Show(MessageId),
+    /// Do this to messages.
+    Act(Action, Selector),
+}
+
+/// What is done to queued messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Try now.
+    Retry,
+    /// Do not try until released.
+    Hold,
+    /// Undo a hold.
+    Release,
+    /// Give up now, and report that to the sender.
+    Bounce,
+    /// Drop without a report.
+    Remove,
+}
+
+/// What the engine answers.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub enum AdminResponse {
+    /// To `Status`.
+    Status(Box<Status>),
+    /// To `List`.
+    List(Vec<QueueEntry>),
+    /// To `Show`; none if no such message is queued.
+    Show(Option<Box<QueueEntry>>),
+    /// To `Act`: how many messages it was done to.
+    Acted {
+        /// How many.
+        messages: usize,
+    },
+}
+
+/// The state of the relay.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub hostname: String,
+    /// Seconds since the start.
+    pub uptime_secs: u64,
+    /// Open client connections.
+    pub sessions: u64,
+    /// Open connections to receivers.
+    pub deliveries: u64,
+    /// Recipients, counted since the start: accepted = delivered + bounced + expired + removed + queued.
+    pub accepted: u64,
+    /// Delivered recipients.
+    pub delivered: u64,
+    /// Bounced recipients.
+    pub bounced: u64,
+    /// Expired recipients.
+    pub expired: u64,
+    /// Recipients removed by an administrator.
+    pub removed: u64,
+    /// Recipients that were in the queue at the start.
+    pub recovered: u64,
+    /// Recipients in the queue, held ones included.
+    pub queued: u64,
+    /// Held recipients.
+    pub held: u64,
+    /// Messages in the queue.
+    pub messages: u64,
+    /// The lanes with most jobs, at most 50.
+    pub lanes: Vec<LaneStatus>,
+    /// What the store says.
+    pub store: crate::queue::store::StoreStatus,
+}
+
+/// The state of a lane.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LaneStatus {
+    /// Its name.
+    pub name: String,
+    /// Jobs that are due.
+    pub ready: u64,
+    /// Jobs that wait for their next attempt.
+    pub waiting: u64,
+    /// Open connections.
+    pub connections: u64,
+    /// Why nothing is tried, and until when.
+    pub backed_off: Option<String>,
+}
+
+/// A queued message.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct QueueEntry {
+    /// Its id.
+    pub id: String,
+    /// MAIL FROM, if it is known without reading the store.
+    pub from: Option<String>,
+    /// When it was accepted, as RFC 3339.
+    pub accepted: String,
+    /// When it expires, as RFC 3339.
+    pub expires: String,
+    /// Octets.
+    pub size: u64,
+    /// Whether it is held.
+    pub held: bool,
+    /// Its jobs.
+    pub jobs: Vec<JobEntry>,
+}
+
+/// One destination of a queued message.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct JobEntry {
+    /// The domain.
+    pub domain: String,
+    /// How many recipients are not settled.
+    pub recipients: usize,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// `ready`, `delivering`, `waiting`, `held`, `resolving`.
+    pub state: String,
+    /// When the next attempt is due, as RFC 3339.
+    pub next: Option<String>,
+    /// The last reply or reason.
+    pub last: Option<String>,
+}

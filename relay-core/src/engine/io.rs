@@ -1,0 +1,192 @@
+//! What goes into the engine and what comes out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smtp_proto::{Mailbox, ReversePath};
+
+use crate::admin::{AdminRequest, AdminResponse};
+use crate::config::{Config, Credential};
+use crate::dns::MxAnswer;
+use crate::events::DeliveryEvent;
+use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
+use crate::outbound::{Job, Lane, Report};
+use crate::queue::message::{Body, Envelope, Origin};
+use crate::queue::record::Progress;
+use crate::queue::store::{Place, Recovered, StoreFailed, StoreMessage};
+
+/// What a runtime tells the engine.
+#[derive(Debug)]
+pub enum Input {
+    /// A session asks. One [`Output::Session`] answers each, now or later; `Bye` has no answer.
+    Ask(SessionId, Ask),
+    /// A delivery reports. One [`Output::Delivery`] answers each; `Ended` has no answer.
+    Report(DeliveryId, Report),
+    /// The answer to an [`Output::Resolve`].
+    Resolved(ResolveId, MxAnswer),
+    /// The receipt of an [`Output::Store`].
+    Stored(WriteId, Result<Place, StoreFailed>),
+    /// A message that the store held when it was opened. Given before any other input.
+    Recovered(Box<Recovered>),
+    /// The store copied a live message.
+    Moved(MessageId, Place, Place),
+    /// An administrator asks. One [`Output::Admin`] answers each.
+    Admin(AdminId, AdminRequest),
+    /// The configuration was loaded anew.
+    Reload(Arc<Config>),
+    /// Start no deliveries and admit nobody; end what runs.
+    ShutDown,
+    /// The time of the last [`Output::Wait`] came.
+    Timeout,
+}
+
+/// What the engine wants of a runtime.
+#[derive(Debug)]
+pub enum Output {
+    /// The answer to a session's ask.
+    Session(SessionId, Answer),
+    /// The answer to a delivery's report.
+    Delivery(DeliveryId, Next),
+    /// Start a delivery: make an `outbound::Delivery` from this and drive it.
+    Start(DeliveryId, Box<Start>),
+    /// Write this durably, then hand in `Stored`.
+    Store(WriteId, StoreMessage),
+    /// Note this; no receipt.
+    Note(MessageId, Place, Progress),
+    /// Every recipient is settled.
+    Discard(MessageId, Place),
+    /// Find the mail exchangers of a domain, then hand in `Resolved`.
+    Resolve(ResolveId, String),
+    /// Something that people want to know happened.
+    Event(Box<DeliveryEvent>),
+    /// The answer to an administrator.
+    Admin(AdminId, Box<AdminResponse>),
+    /// Hand in `Timeout` then; replaces the earlier one; none waits for inputs only.
+    Wait(Option<crate::time::Instant>),
+}
+
+/// What a session asks.
+#[derive(Debug)]
+pub enum Ask {
+    /// May this client talk to us? Answered by `Welcome` or `Refused`.
+    Connect {
+        /// Its address (from PROXY, where that is trusted).
+        peer: IpAddr,
+        /// The index in `Config::listeners`.
+        listener: usize,
+    },
+    /// Which credential has this name, and may this address try one? Answered by `Credential` or `Refused`.
+    Credential {
+        /// The name as the client sent it.
+        name: String,
+    },
+    /// A turn at deriving a key (PBKDF2): bounded, so that wrong passwords stall nobody. Answered by `Turn`.
+    Turn,
+    /// How an AUTH ended; gives the turn back. Answered by `Noted`, or by `Refused` past the limits.
+    Authenticated {
+        /// The name as the client sent it.
+        name: String,
+        /// Whether the secret was right.
+        ok: bool,
+        /// On success: a keyed digest of the secret, for the cache of verified secrets.
+        digest: Option<[u8; 32]>,
+    },
+    /// May this sender send a message of this size now? Answered by `Mail` or `Refused`.
+    Mail {
+        /// The credential's name; the name in `trusted_as` for trusted networks.
+        credential: String,
+        /// MAIL FROM.
+        from: ReversePath,
+        /// The SIZE parameter.
+        size: Option<u64>,
+    },
+    /// Keep this message. Answered by `Queued` after the sync, or `Refused`.
+    Submit(Box<Submission>),
+    /// The transaction of this id ended without `Submit`.
+    Abandon(MessageId),
+    /// The session ended. No answer.
+    Bye,
+}
+
+/// A message to keep.
+#[derive(Debug)]
+pub struct Submission {
+    /// The id that `Answer::Mail` gave.
+    pub id: MessageId,
+    /// Who hands it in.
+    pub origin: Origin,
+    /// Who receives it.
+    pub envelope: Envelope,
+    /// Its bytes, our headers prepended.
+    pub body: Body,
+    /// The length of all of it in octets.
+    pub size: u64,
+    /// The length of its header block in octets, up to and with the empty line.
+    pub header_size: u32,
+}
+
+/// What the engine answers a session.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// To `Connect`.
+    Welcome(Arc<Config>),
+    /// To `Credential`. An unknown name gets `None`; the session then works on a dummy of equal cost.
+    Credential {
+        /// The credential.
+        credential: Option<Arc<Credential>>,
+        /// Keyed digest of the secret that was verified last, if any.
+        verified: Option<[u8; 32]>,
+        /// The key of those digests: random at each start, the same for all names.
+        key: [u8; 32],
+    },
+    /// To `Turn`.
+    Turn,
+    /// To `Authenticated` and `Abandon`.
+    Noted,
+    /// To `Mail`: the id of the message to come.
+    Mail(MessageId),
+    /// To `Submit`: it is on stable storage.
+    Queued(MessageId),
+    /// No, and what to reply.
+    Refused(Refusal),
+}
+
+/// A reply that refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its codes: 4xx or 5xx with a matching enhanced code.
+    pub why: smtp_proto::server::Rejection,
+    /// Its text: what happened, by which rule, and what to do next.
+    pub text: String,
+    /// Close the connection after it (421).
+    pub close: bool,
+}
+
+/// What a new delivery starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// Whom to reach and how.
+    pub lane: Arc<Lane>,
+    /// The first message.
+    pub job: Job,
+    /// The configuration at the start.
+    pub config: Arc<Config>,
+}
+
+/// What the engine answers a delivery's report.
+#[derive(Debug)]
+pub enum Next {
+    /// Deliver this too, on the same connection.
+    Job(Box<Job>),
+    /// No more: QUIT.
+    Quit,
+}
+
+/// The addresses of one message that go to one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The index in `Envelope::recipients`.
+    pub index: u32,
+    /// The forward-path.
+    pub to: Mailbox,
+}

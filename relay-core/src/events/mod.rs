@@ -1,0 +1,83 @@
+//! What happened, for people and programs: one event for each acceptance and each attempt's outcome.
+
+use std::net::IpAddr;
+
+use crate::outbound::{Evidence, Reason};
+
+/// One thing that happened to a message. As JSON it is one line of the log and of `trace`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeliveryEvent {
+    /// When, as RFC 3339 in UTC with milliseconds.
+    pub time: String,
+    /// The message's id.
+    pub id: String,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum EventKind {
+    /// It is on stable storage, and the client has its 250.
+    Accepted {
+        /// MAIL FROM; empty for a report.
+        from: String,
+        /// How many recipients.
+        recipients: usize,
+        /// Octets.
+        size: u64,
+        /// The credential.
+        credential: Option<String>,
+        /// The client's address.
+        peer: Option<IpAddr>,
+        /// For one of the relay's own reports: the message that it is about.
+        about: Option<String>,
+    },
+    /// A receiver took it.
+    Delivered(Attempt),
+    /// It waits.
+    Deferred {
+        /// The attempt.
+        #[serde(flatten)]
+        attempt: Attempt,
+        /// When the next one is due, as RFC 3339.
+        next: String,
+        /// The final reply never came: it may have been delivered.
+        in_doubt: bool,
+    },
+    /// It will never be delivered; a report goes to the sender where one is due.
+    Bounced(Attempt),
+    /// Its time is over; a report goes to the sender where one is due.
+    Expired(Attempt),
+    /// An administrator or a rule changed it: `held`, `released`, `retried`, `removed`.
+    Changed {
+        /// What was done.
+        change: String,
+        /// To whom; empty for all.
+        recipients: Vec<String>,
+    },
+    /// A report was due and none was sent.
+    NotReported {
+        /// Why: `null sender`, `NOTIFY=NEVER`, …
+        why: String,
+    },
+}
+
+/// One attempt, for the recipients that had the same outcome.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Attempt {
+    /// The recipients.
+    pub recipients: Vec<String>,
+    /// The destination domain or route.
+    pub lane: String,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The reply, and the rule that judged it.
+    #[serde(flatten)]
+    pub reason: Reason,
+    /// Where and how.
+    #[serde(flatten)]
+    pub evidence: Evidence,
+}

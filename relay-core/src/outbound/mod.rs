@@ -1,0 +1,221 @@
+//! Delivery: one connection to one receiver as a machine, from the lane's hosts to each recipient's outcome.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{HostPort, TlsLevel};
+use crate::dns::{AddressAnswer, Mx};
+use crate::engine::Next;
+use crate::id::MessageId;
+use crate::queue::message::{Body, Message};
+use crate::queue::store::{LoadFailed, Place};
+use crate::time::Instant;
+
+/// What the receiver sees of us as one: a set of MX hosts (or a route's hosts) × an egress source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    /// The hosts in the order to try, equal preferences already shuffled.
+    pub hosts: Vec<Hop>,
+    /// For logs and `queue list`: the domain, or the route.
+    pub name: String,
+    /// The TLS that is asked for.
+    pub tls: TlsLevel,
+    /// How to log in there, for a route that wants it.
+    pub login: Option<Login>,
+    /// A route may name a loopback or private host on purpose; an MX may not.
+    pub route: bool,
+    /// The address to send from; none lets the system choose.
+    pub source: Option<IpAddr>,
+    /// Messages on one connection.
+    pub messages_max: u32,
+}
+
+/// One host of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// Its name or address, and its port.
+    pub host: HostPort,
+    /// Its MX preference; 0 for a route's host.
+    pub preference: u16,
+}
+
+impl Hop {
+    /// The hop of a mail exchanger.
+    #[must_use]
+    pub fn from_mx(mx: &Mx, port: u16) -> Self {
+        Self {
+            host: HostPort { host: mx.host.clone(), port },
+            preference: mx.preference,
+        }
+    }
+}
+
+/// A user and password for a smart host.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user's name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// One message for the recipients of one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its id.
+    pub id: MessageId,
+    /// Where its record is.
+    pub place: Place,
+    /// Which recipients, as indexes in `Envelope::recipients`, ascending.
+    pub recipients: Vec<u32>,
+    /// The message and its body, if they are still in memory; otherwise the delivery loads them.
+    pub loaded: Option<Arc<Loaded>>,
+    /// Attempts before this one.
+    pub attempts: u32,
+}
+
+/// A message with its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The message.
+    pub message: Message,
+    /// Its bytes.
+    pub body: Body,
+}
+
+/// What a delivery asks of its runtime.
+#[derive(Debug)]
+pub enum Request {
+    /// Find the addresses of a host. Answered by `Resolved`.
+    Resolve(String),
+    /// Close what is open and connect. Answered by `Connected`.
+    Connect {
+        /// Where to.
+        to: SocketAddr,
+        /// Where from.
+        source: Option<IpAddr>,
+        /// When to give up.
+        until: Instant,
+    },
+    /// Read a message back. Answered by `Loaded`.
+    Load(MessageId, Place),
+    /// Read a piece of a spooled body. Answered by `Body`.
+    ReadBody {
+        /// The message.
+        id: MessageId,
+        /// The first octet.
+        offset: u64,
+        /// The most octets.
+        max: usize,
+    },
+    /// Only write what is on the wire, so that the next burst has room. Answered by `Flushed`.
+    Flush,
+    /// Tell the engine. Answered by `Next`.
+    Report(Report),
+}
+
+/// What the runtime answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// To `Resolve`.
+    Resolved(AddressAnswer),
+    /// To `Connect`: the local address, or the reason.
+    Connected(Result<SocketAddr, std::io::ErrorKind>),
+    /// To `Load`.
+    Loaded(Result<Arc<Loaded>, LoadFailed>),
+    /// To `ReadBody`.
+    Body(Result<Bytes, LoadFailed>),
+    /// To `Flush`.
+    Flushed,
+    /// To `Report`.
+    Next(Next),
+}
+
+/// What a delivery tells the engine.
+#[derive(Debug)]
+pub enum Report {
+    /// A message was tried: an outcome for each recipient of its job. Answered by `Next`.
+    Tried(Box<Tried>),
+    /// The job could not be tried since no host of the lane could be used. The engine backs the lane
+    /// off. Answered by `Next::Quit`.
+    Unreachable(Box<Tried>),
+    /// The connection ended (also by a failure of the runtime): its place in the lane is free, and a
+    /// job that it had and did not report goes back. No answer.
+    Ended,
+}
+
+/// One attempt at one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// The message.
+    pub id: MessageId,
+    /// For each recipient of the job: its index and what became of it.
+    pub outcomes: Vec<(u32, Outcome)>,
+    /// Where and how it was tried.
+    pub evidence: Evidence,
+    /// Whether the connection can take another message.
+    pub reusable: bool,
+}
+
+/// What became of one recipient in one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver took responsibility.
+    Delivered(Reason),
+    /// Try again later.
+    Deferred {
+        /// Why.
+        reason: Reason,
+        /// "Try again in N minutes", as the receiver said it.
+        retry_after: Option<Duration>,
+        /// The reply to the final dot never came: it may have been delivered.
+        in_doubt: bool,
+    },
+    /// It will never be delivered.
+    Bounced(Reason),
+}
+
+/// Why, in the terms of a DSN: a reply of the receiver, or our own finding.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Reason {
+    /// What was being done: `resolve`, `connect`, `tls`, `greeting`, `ehlo`, `auth`, `mail`, `rcpt`, `data`, `body`, `dot`, `policy`.
+    pub stage: String,
+    /// The reply code; none if there was no reply.
+    pub code: Option<u16>,
+    /// The enhanced status code, of the reply or ours, as `5.1.1`.
+    pub status: String,
+    /// The reply's text or our words, sanitised: printable, one line, at most 512 octets.
+    pub text: String,
+    /// The rule that decided, e.g. `rcpt-5xx`, `null-mx`, `tls-required`.
+    pub rule: String,
+}
+
+/// Where and how an attempt was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Evidence {
+    /// The host's name, if one was reached for.
+    pub host: Option<String>,
+    /// Its address.
+    pub address: Option<SocketAddr>,
+    /// Our address.
+    pub local: Option<SocketAddr>,
+    /// TLS: protocol and suite, as `TLSv1.3 TLS_AES_256_GCM_SHA384`; none in clear text.
+    pub tls: Option<String>,
+    /// What the certificate proved: `verified`, or why not.
+    pub certificate: Option<String>,
+    /// The TLS policy in force and where it came from, as `opportunistic (config)`.
+    pub tls_policy: Option<String>,
+    /// Hosts and addresses that were tried before this one, with what went wrong.
+    pub before: Vec<String>,
+    /// How long the attempt took, in milliseconds.
+    pub millis: u64,
+}
