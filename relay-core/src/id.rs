@@ -35,7 +35,9 @@ impl fmt::Display for MessageId {
             *digit = ALPHABET[(rest & 31) as usize];
             rest >>= 5;
         }
-        digits.iter().try_for_each(|&digit| write!(f, "{}", char::from(digit)))
+        digits
+            .iter()
+            .try_for_each(|&digit| write!(f, "{}", char::from(digit)))
     }
 }
 
@@ -45,7 +47,9 @@ pub struct NotAMessageId;
 
 impl fmt::Display for NotAMessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message id has 13 characters, digits and capital letters, as in the 250 reply")
+        f.write_str(
+            "a message id has 13 characters, digits and capital letters, as in the 250 reply",
+        )
     }
 }
 
@@ -61,8 +65,14 @@ impl FromStr for MessageId {
         let mut id: u64 = 0;
         for byte in text.bytes() {
             let byte = byte.to_ascii_uppercase();
-            let digit = ALPHABET.iter().position(|&d| d == byte).ok_or(NotAMessageId)? as u64;
-            id = id.checked_mul(32).and_then(|id| id.checked_add(digit)).ok_or(NotAMessageId)?;
+            let digit = ALPHABET
+                .iter()
+                .position(|&d| d == byte)
+                .ok_or(NotAMessageId)? as u64;
+            id = id
+                .checked_mul(32)
+                .and_then(|id| id.checked_add(digit))
+                .ok_or(NotAMessageId)?;
         }
         Ok(Self(id))
     }

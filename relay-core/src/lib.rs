@@ -15,4 +15,5 @@ pub mod machine;
 pub mod outbound;
 pub mod queue;
 pub mod rng;
+pub mod sasl;
 pub mod time;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use smtp_proto::Domain;
 
+pub use crate::sasl::Verifier;
+
 /// Everything that a relay is told. Made by parsing `relay.toml`, or by an embedder.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,25 +85,6 @@ pub struct Credential {
     pub networks: Vec<IpNet>,
     /// Messages over time.
     pub rate: Option<Rate>,
-}
-
-/// A SCRAM-SHA-256 verifier: RFC 5802 §3, written as in RFC 5803.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Verifier {
-    /// Iterations of PBKDF2.
-    pub iterations: u32,
-    /// The salt.
-    pub salt: Vec<u8>,
-    /// H(ClientKey).
-    pub stored_key: [u8; 32],
-    /// HMAC(SaltedPassword, "Server Key").
-    pub server_key: [u8; 32],
-}
-
-impl std::fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier").field("iterations", &self.iterations).finish_non_exhaustive()
-    }
 }
 
 /// An entry of `senders`.

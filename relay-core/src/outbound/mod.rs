@@ -47,7 +47,10 @@ impl Hop {
     #[must_use]
     pub fn from_mx(mx: &Mx, port: u16) -> Self {
         Self {
-            host: HostPort { host: mx.host.clone(), port },
+            host: HostPort {
+                host: mx.host.clone(),
+                port,
+            },
             preference: mx.preference,
         }
     }
@@ -64,7 +67,9 @@ pub struct Login {
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Login")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
