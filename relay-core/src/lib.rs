@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod bounce;
+pub mod channel;
 pub mod config;
 pub mod dns;
 pub mod engine;
