@@ -3,6 +3,9 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+
 /// A point on a monotonic clock, in nanoseconds since an origin that the runtime chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(u64);
@@ -78,6 +81,44 @@ impl UnixTime {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl UnixTime {
+    /// As headers write it, in UTC: `Mon, 23 Nov 2026 22:05:31 +0000`. RFC 5322 §3.3.
+    ///
+    /// ```
+    /// use relay_core::time::UnixTime;
+    ///
+    /// let time = UnixTime::from_secs(1_795_471_531);
+    /// assert_eq!(time.to_rfc5322(), "Mon, 23 Nov 2026 22:05:31 +0000");
+    /// ```
+    #[must_use]
+    pub fn to_rfc5322(self) -> String {
+        let printed = rfc2822::DateTimePrinter::new().timestamp_to_string(&self.timestamp());
+        // "-0000" would say that the zone is not known. RFC 5322 §3.3.
+        printed.unwrap_or_default().replace("-0000", "+0000")
+    }
+
+    /// As programs read it, in UTC with milliseconds: `2026-11-23T22:05:31.000Z`. RFC 3339 §5.6.
+    ///
+    /// ```
+    /// use relay_core::time::UnixTime;
+    ///
+    /// let time = UnixTime::from_millis(1_795_471_531_007);
+    /// assert_eq!(time.to_rfc3339(), "2026-11-23T22:05:31.007Z");
+    /// ```
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        format!("{:.3}", self.timestamp())
+    }
+
+    /// The last representable time stands for all after it: the end of the year 9999.
+    fn timestamp(self) -> Timestamp {
+        i64::try_from(self.0)
+            .ok()
+            .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+            .unwrap_or(Timestamp::MAX)
     }
 }
 
