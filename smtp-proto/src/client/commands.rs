@@ -14,6 +14,8 @@ use crate::address::{ForwardPath, ReversePath};
 use crate::domain::Host;
 use crate::extension::{Extension, Mechanism};
 use crate::param::{BodyType, MailParams, RcptParams};
+#[cfg(doc)]
+use crate::reply::Reply;
 
 /// The longest AUTH line, with its CRLF. RFC 4954 §4.
 const AUTH_LINE_MAX: usize = 12_288;
@@ -62,7 +64,7 @@ impl Connection {
         self.send_auth(&line, wire)
     }
 
-    /// Answers the challenge of a 334; [`crate::Reply::challenge`] decodes it.
+    /// Answers the challenge of a 334; [`Reply::challenge`] decodes it.
     pub fn auth_respond(&mut self, response: &[u8], wire: &mut Vec<u8>) -> Result<(), SendError> {
         self.check_phase(|phase| matches!(phase, Phase::Challenged))?;
         let mut line = BASE64.encode(response);

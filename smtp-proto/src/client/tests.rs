@@ -8,6 +8,7 @@ use crate::address::{ForwardPath, ReversePath};
 use crate::domain::Host;
 use crate::extension::Mechanism;
 use crate::param::{BodyType, MailParams, RcptParams};
+use crate::reply::ReplyError;
 
 /// A connection, what it wrote, and short ways to drive both.
 struct Client {

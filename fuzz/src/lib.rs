@@ -1,0 +1,6 @@
+//! What the fuzz targets check, as functions of bytes.
+//!
+//! They stand apart from the targets so that a stable compiler can replay the corpus:
+//! `smtp-proto/tests/fuzz_corpus.rs` includes them.
+
+pub mod wire;
