@@ -98,6 +98,48 @@ pub enum SenderPattern {
     Address(smtp_proto::Mailbox),
 }
 
+impl Credential {
+    /// Whether it may send as this mailbox.
+    #[must_use]
+    pub fn allows(&self, mailbox: &smtp_proto::Mailbox) -> bool {
+        self.senders.iter().any(|pattern| pattern.allows(mailbox))
+    }
+}
+
+impl SenderPattern {
+    /// Whether the mailbox is covered. Letter case does not matter, and neither does the form of an
+    /// international domain.
+    #[must_use]
+    pub fn allows(&self, mailbox: &smtp_proto::Mailbox) -> bool {
+        let same_domain = |domain: &Domain| {
+            mailbox
+                .domain()
+                .is_some_and(|other| a_labels(other) == a_labels(domain))
+        };
+        match self {
+            Self::Any => true,
+            Self::Domain(domain) => same_domain(domain),
+            Self::Address(address) => {
+                let same_host = match address.domain() {
+                    Some(domain) => same_domain(domain),
+                    None => address.host() == mailbox.host(),
+                };
+                let (ours, theirs) = (address.local_part_chars(), mailbox.local_part_chars());
+                same_host && lower(ours).eq(lower(theirs))
+            }
+        }
+    }
+}
+
+fn lower(chars: impl Iterator<Item = char>) -> impl Iterator<Item = char> {
+    chars.flat_map(char::to_lowercase)
+}
+
+/// A domain in lower case and A-labels, as the DNS knows it; as it is, if it has no such form.
+fn a_labels(domain: &Domain) -> String {
+    idna::domain_to_ascii(domain.as_str()).unwrap_or_else(|_| domain.as_str().to_lowercase())
+}
+
 /// `N/s`, `N/m`, `N/h`, `N/10m`: at most `count` in `per`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {

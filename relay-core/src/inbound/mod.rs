@@ -1,5 +1,7 @@
 //! Submission: one client's connection as a machine, from the banner to the last `250 queued`.
 
+pub mod body;
+
 use bytes::Bytes;
 
 use crate::engine;

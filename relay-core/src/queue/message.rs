@@ -37,11 +37,14 @@ pub struct Recipient {
 /// What a body is made of, as found in its bytes (not as declared).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BodyKind {
-    /// Every octet is below 128 and lines are at most 998 octets.
+    /// Every octet is below 128.
     SevenBit,
     /// Some octet is above 127: the next hop must offer 8BITMIME. RFC 6152.
     EightBit,
-    /// NUL, bare CR or LF, or lines over 998 octets: the next hop must offer BINARYMIME. RFC 3030.
+    /// NUL, or a bare CR or LF: the next hop must offer BINARYMIME. RFC 3030.
+    ///
+    /// A line over 998 octets (RFC 5322 §2.1.1) does not make a message binary: applications send them,
+    /// receivers take them, and a message that is refused for them says so in the receiver's words.
     Binary,
 }
 
