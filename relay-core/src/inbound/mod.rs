@@ -1,12 +1,38 @@
 //! Submission: one client's connection as a machine, from the banner to the last `250 queued`.
 
 pub mod body;
+mod proxy;
+mod session;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use session::Session;
+
+use crate::channel::ServerTls;
+use crate::config::Config;
 use crate::engine;
-use crate::id::MessageId;
+use crate::id::{MessageId, SessionId};
 use crate::queue::store::StoreFailed;
+
+/// What a session starts with: a connection that a listener accepted.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The runtime's number for it; every ask of the session goes to the engine under it.
+    pub id: SessionId,
+    /// Where the connection comes from.
+    pub peer: SocketAddr,
+    /// Where it arrived.
+    pub local: SocketAddr,
+    /// The index in `Config::listeners`.
+    pub listener: usize,
+    /// The configuration at the time of the connection; `Answer::Welcome` brings the one that counts.
+    pub config: Arc<Config>,
+    /// The certificate and key.
+    pub tls: Arc<ServerTls>,
+}
 
 /// What a session asks of its runtime.
 #[derive(Debug)]
