@@ -9,7 +9,9 @@ use std::path::Path;
 
 /// Runs a check on every seed, on every seed cut short, and on every seed with one byte changed.
 fn replay(target: &str, check: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target);
     let mut seeds = 0;
     for entry in std::fs::read_dir(corpus).expect("the corpus is committed") {
         let mut seed = std::fs::read(entry.expect("an entry").path()).expect("a file");

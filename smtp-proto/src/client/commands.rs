@@ -169,6 +169,9 @@ impl Connection {
     pub fn bdat(&mut self, len: u64, last: bool, wire: &mut Vec<u8>) -> Result<(), SendError> {
         self.check_phase(|phase| matches!(phase, Phase::Envelope | Phase::Chunked))?;
         self.check_offered(Extension::Chunking)?;
+        if self.pipeline.is_empty() && self.envelope.accepted.is_empty() {
+            return Err(SendError::NoRecipient);
+        }
         let awaiting = if last {
             Awaiting::BodyEnd { rcpt: None }
         } else {
@@ -274,14 +277,17 @@ impl Connection {
     }
 
     fn check_rcpt(&self, to: &ForwardPath, params: &RcptParams) -> Result<(), SendError> {
+        let mut ascii = to.is_ascii();
         if *params != RcptParams::default() {
             self.check_offered(Extension::Dsn)?;
+            // RFC 6533 §4: an ORCPT of type utf-8 may be sent as it is only with SMTPUTF8.
+            ascii &= alloc::format!("{params}").is_ascii();
         }
-        let ascii = to.is_ascii() && alloc::format!("{params}").is_ascii();
-        if !ascii && !self.envelope.smtp_utf8 {
-            return Err(SendError::BadArgument);
+        if ascii || self.envelope.smtp_utf8 {
+            Ok(())
+        } else {
+            Err(SendError::BadArgument)
         }
-        Ok(())
     }
 
     fn check_offered(&self, extension: Extension) -> Result<(), SendError> {

@@ -14,7 +14,8 @@ use crate::reply::ReplyError;
 pub enum Fatal {
     /// Bytes that are not a reply, or over a limit.
     Malformed(ReplyError),
-    /// A reply of a kind that its command does not have, such as a 250 to DATA.
+    /// A reply of a kind that its command does not have, such as a 250 to DATA, or a 2yz to a chunk of
+    /// which not all was sent.
     Unexpected {
         /// What it answered.
         answers: Awaiting,
@@ -57,7 +58,8 @@ pub enum SendError {
     NotOffered(Extension),
     /// An argument cannot be written: a name with a space or a control character, a line over the limit.
     BadArgument,
-    /// No recipient was accepted: only [`Connection::body_end`] is left.
+    /// No recipient was accepted, so there is nobody to show the body to: after a 354 only
+    /// [`Connection::body_end`] is left, otherwise [`Connection::reset`].
     NoRecipient,
     /// More bytes than are left of the chunk.
     OverChunk,

@@ -310,7 +310,8 @@ impl Connection {
     fn answer(&mut self, sent: Sent, reply: Reply) -> Result<Event, Fatal> {
         let answers = sent.awaiting;
         let severity = reply.severity();
-        if !expected(answers, reply.code()) {
+        let early = severity == Severity::Success && self.is_unfinished(sent);
+        if early || !expected(answers, reply.code()) {
             return Err(Fatal::Unexpected {
                 answers,
                 code: reply.code(),
@@ -328,6 +329,21 @@ impl Connection {
         }
         self.split_body_end();
         Ok(Event::Reply { answers, reply })
+    }
+
+    /// Whether it is the chunk that is still being sent. Nothing was queued behind that.
+    fn is_unfinished(&self, sent: Sent) -> bool {
+        let newest = sent.transaction == self.envelope.transaction;
+        matches!(self.phase, Phase::Chunk { .. })
+            && match sent.awaiting {
+                Awaiting::Chunk => self.pipeline.len() == 1,
+                Awaiting::BodyEnd { .. } => newest,
+                Awaiting::Greeting | Awaiting::Hello(_) | Awaiting::StartTls | Awaiting::Auth => {
+                    false
+                }
+                Awaiting::Mail | Awaiting::Rcpt { .. } | Awaiting::Data | Awaiting::Reset => false,
+                Awaiting::Noop | Awaiting::Quit => false,
+            }
     }
 
     fn succeeded(&mut self, sent: Sent, reply: &Reply) {

@@ -142,6 +142,10 @@ impl Pipeline {
         self.queue.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// What the next reply answers.
     pub(super) fn front(&self) -> Option<Sent> {
         self.queue.front().copied()

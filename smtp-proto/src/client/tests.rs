@@ -535,6 +535,8 @@ fn a_chunk_keeps_to_crlf_unless_it_is_binary() {
         };
         it.mail_with(&binary).unwrap();
         it.hear("250 ok\r\n");
+        it.rcpt().unwrap();
+        it.hear("250 ok\r\n");
         assert_eq!(
             it.data(),
             Err(SendError::WrongState),
@@ -543,6 +545,37 @@ fn a_chunk_keeps_to_crlf_unless_it_is_binary() {
         it.bdat(3, true).unwrap();
         it.body(bad).unwrap();
     }
+}
+
+#[test]
+fn a_chunk_is_not_accepted_before_it_is_sent() {
+    let code = Code::new(250).unwrap();
+    let mut it = Client::in_envelope(&["CHUNKING", "PIPELINING"], 1);
+    it.bdat(1, false).unwrap();
+    it.body(b"x").unwrap();
+    it.bdat(2, true).unwrap();
+    it.body(b"y").unwrap();
+    assert_eq!(it.hear("250 1\r\n"), [(Some(Awaiting::Chunk), 250)]);
+    assert_eq!(
+        it.try_hear("250 kept\r\n"),
+        Err(Fatal::Unexpected { answers: END, code })
+    );
+    // A refusal may come early; the chunk is still completed.
+    let mut it = Client::in_envelope(&["CHUNKING"], 1);
+    it.bdat(2, true).unwrap();
+    assert_eq!(it.hear("552 too large\r\n"), [(Some(END), 552)]);
+    assert_eq!(it.reset(), Err(SendError::WrongState));
+    it.body(b"xy").unwrap();
+    it.reset().unwrap();
+}
+
+#[test]
+fn a_body_is_not_shown_to_nobody() {
+    let mut it = Client::in_envelope(&["CHUNKING"], 0);
+    it.rcpt().unwrap();
+    it.hear("550 no\r\n");
+    assert_eq!(it.bdat(5, true), Err(SendError::NoRecipient));
+    it.reset().unwrap();
 }
 
 #[test]
