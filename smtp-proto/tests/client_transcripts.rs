@@ -1,4 +1,5 @@
 //! Sessions of the client connection as data: `transcripts/client/README.md` says how they read.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
