@@ -1,4 +1,4 @@
-//! Delivery: one connection to one receiver as a machine, from the lane's hosts to each recipient's outcome.
+//! What a delivery is started with, what it asks of its runtime, and what it tells the engine.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -192,7 +192,8 @@ pub enum Outcome {
 /// Why, in the terms of a DSN: a reply of the receiver, or our own finding.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Reason {
-    /// What was being done: `resolve`, `connect`, `tls`, `greeting`, `ehlo`, `auth`, `mail`, `rcpt`, `data`, `body`, `dot`, `policy`.
+    /// What was being done: `store`, `resolve`, `policy`, `connect`, `greeting`, `ehlo`, `tls`, `auth`,
+    /// `mail`, `rcpt`, `data`, `body`, `dot`.
     pub stage: String,
     /// The reply code; none if there was no reply.
     pub code: Option<u16>,
@@ -219,6 +220,10 @@ pub struct Evidence {
     pub certificate: Option<String>,
     /// The TLS policy in force and where it came from, as `opportunistic (config)`.
     pub tls_policy: Option<String>,
+    /// The receiver offers DSN (RFC 3461): what it took it also reports on. Where this is false, a
+    /// report of success that the sender asked for is ours to make.
+    #[serde(default)]
+    pub dsn: bool,
     /// Hosts and addresses that were tried before this one, with what went wrong.
     pub before: Vec<String>,
     /// How long the attempt took, in milliseconds.
