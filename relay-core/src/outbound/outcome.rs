@@ -71,6 +71,7 @@ pub(super) enum Stage {
 }
 
 impl Stage {
+    #[cfg(test)]
     const ALL: [Self; 13] = [
         Self::Store,
         Self::Resolve,
@@ -262,13 +263,22 @@ pub(super) enum Then {
 impl Verdict {
     /// The outcome, where no other host can be asked any more.
     pub(super) fn outcome(self) -> Outcome {
-        let Self { fate, reason, retry_after, .. } = self;
+        let Self {
+            fate,
+            reason,
+            retry_after,
+            ..
+        } = self;
         let in_doubt = fate == Fate::Deferred { in_doubt: true };
         match fate {
             Fate::Delivered => Outcome::Delivered(reason),
             Fate::Bounced => Outcome::Bounced(reason),
             Fate::Split | Fate::Again | Fate::NextHost { .. } | Fate::Deferred { .. } => {
-                Outcome::Deferred { reason: transient(reason), retry_after, in_doubt }
+                Outcome::Deferred {
+                    reason: transient(reason),
+                    retry_after,
+                    in_doubt,
+                }
             }
         }
     }
@@ -287,11 +297,23 @@ pub(super) fn judge(stage: Stage, finding: &Finding, seen: Seen) -> Verdict {
                 TlsFault::Handshake(_) => ("4.7.5", "tls-handshake"),
                 TlsFault::Certificate(_) => ("4.7.5", "tls-certificate"),
             };
-            ours(Fate::NextHost { permanent: false }, Then::Quit, stage, status, rule, fault)
+            ours(
+                Fate::NextHost { permanent: false },
+                Then::Quit,
+                stage,
+                status,
+                rule,
+                fault,
+            )
         }
-        Finding::Login(why) => {
-            ours(Fate::NextHost { permanent: false }, Then::Quit, stage, "4.7.8", "login", why)
-        }
+        Finding::Login(why) => ours(
+            Fate::NextHost { permanent: false },
+            Then::Quit,
+            stage,
+            "4.7.8",
+            "login",
+            why,
+        ),
         Finding::Lacks(need) => judge_need(stage, *need),
         Finding::Store(failure) => {
             let rule = match failure {
@@ -318,17 +340,26 @@ pub(super) struct HostFailure {
 ///
 /// None where there are no failures.
 pub(super) fn conclude(failures: &[HostFailure], complete: bool) -> Option<(usize, Verdict)> {
-    let permanent = |failure: &HostFailure| {
-        failure.verdict.fate == Fate::NextHost { permanent: true }
-    };
+    let permanent =
+        |failure: &HostFailure| failure.verdict.fate == Fate::NextHost { permanent: true };
     let bounces = complete && failures.iter().all(permanent);
     // The furthest stage tells most; among equals the last one is the freshest.
     let (index, failure) = failures
         .iter()
         .enumerate()
         .max_by_key(|(_, failure)| (bounces || !permanent(failure), failure.stage))?;
-    let fate = if bounces { Fate::Bounced } else { Fate::Deferred { in_doubt: false } };
-    Some((index, Verdict { fate, ..failure.verdict.clone() }))
+    let fate = if bounces {
+        Fate::Bounced
+    } else {
+        Fate::Deferred { in_doubt: false }
+    };
+    Some((
+        index,
+        Verdict {
+            fate,
+            ..failure.verdict.clone()
+        },
+    ))
 }
 
 fn judge_reply(stage: Stage, reply: &Reply, seen: Seen) -> Verdict {
@@ -359,14 +390,27 @@ fn judge_reply(stage: Stage, reply: &Reply, seen: Seen) -> Verdict {
             format!("{}-{digit}xx", stage.as_str())
         }
     };
-    let status = reply.enhanced().map_or(format!("{digit}.0.0"), |status| status.to_string());
+    let status = reply
+        .enhanced()
+        .map_or(format!("{digit}.0.0"), |status| status.to_string());
     let written = reply.sanitised();
     let text = written.split_once(' ').map_or("", |(_, text)| text);
     let retry_after = (digit == '4').then(|| retry_after(text)).flatten();
     let code = Some(reply.code().number());
     let stage = stage.as_str().to_owned();
-    let reason = Reason { stage, code, status, text: sanitised(text), rule };
-    Verdict { fate, then, reason, retry_after }
+    let reason = Reason {
+        stage,
+        code,
+        status,
+        text: sanitised(text),
+        rule,
+    };
+    Verdict {
+        fate,
+        then,
+        reason,
+        retry_after,
+    }
 }
 
 fn transient_fate(stage: Stage, reply: &Reply, seen: Seen) -> Fate {
@@ -406,7 +450,9 @@ fn permanent_fate(stage: Stage, reply: &Reply, seen: Seen) -> Fate {
 
 fn is_too_many(reply: &Reply) -> bool {
     reply.code().number() == 552
-        && reply.enhanced().is_none_or(|status| status.to_string() == "5.5.3")
+        && reply
+            .enhanced()
+            .is_none_or(|status| status.to_string() == "5.5.3")
 }
 
 fn judge_loss(stage: Stage, loss: &Loss, seen: Seen) -> Verdict {
@@ -453,15 +499,25 @@ fn judge_dns(stage: Stage, failure: &DnsFailure) -> Verdict {
         DnsFailure::NoSuchDomain | DnsFailure::NoRecord => true,
         DnsFailure::NullMx | DnsFailure::BadName(_) => true,
     };
-    let (status, rule) =
-        if permanent { ("5.4.4", "host-unknown") } else { ("4.4.3", "dns-temporary") };
+    let (status, rule) = if permanent {
+        ("5.4.4", "host-unknown")
+    } else {
+        ("4.4.3", "dns-temporary")
+    };
     let text = match failure {
         DnsFailure::NoSuchDomain => "the host's name does not exist".to_owned(),
         DnsFailure::NoRecord | DnsFailure::NullMx => "the host has no address".to_owned(),
         DnsFailure::BadName(why) => format!("the host's name is of no use: {why}"),
         DnsFailure::Temporary(why) => format!("the host's addresses are not known now: {why}"),
     };
-    ours(Fate::NextHost { permanent }, Then::Drop, stage, status, rule, text)
+    ours(
+        Fate::NextHost { permanent },
+        Then::Drop,
+        stage,
+        status,
+        rule,
+        text,
+    )
 }
 
 fn judge_forbidden(stage: Stage, why: &Forbidden) -> Verdict {
@@ -479,14 +535,23 @@ fn judge_forbidden(stage: Stage, why: &Forbidden) -> Verdict {
             (false, "4.4.4", "address-family", text)
         }
     };
-    ours(Fate::NextHost { permanent }, Then::Drop, stage, status, rule, text)
+    ours(
+        Fate::NextHost { permanent },
+        Then::Drop,
+        stage,
+        status,
+        rule,
+        text,
+    )
 }
 
 fn judge_need(stage: Stage, need: Need) -> Verdict {
     let (status, rule, text) = match need {
-        Need::EightBitMime => {
-            ("5.6.3", "8bitmime", "the message has 8-bit content, and the host takes none".to_owned())
-        }
+        Need::EightBitMime => (
+            "5.6.3",
+            "8bitmime",
+            "the message has 8-bit content, and the host takes none".to_owned(),
+        ),
         Need::SmtpUtf8 => {
             let text = "an address or a header is in UTF-8, and the host takes none";
             ("5.6.7", "smtputf8", text.to_owned())
@@ -496,9 +561,11 @@ fn judge_need(stage: Stage, need: Need) -> Verdict {
                         none";
             ("5.6.1", "binarymime", text.to_owned())
         }
-        Need::Size(max) => {
-            ("5.3.4", "size", format!("the host takes messages of up to {max} octets"))
-        }
+        Need::Size(max) => (
+            "5.3.4",
+            "size",
+            format!("the host takes messages of up to {max} octets"),
+        ),
     };
     ours(Fate::Bounced, Then::Keep, stage, status, rule, text)
 }
@@ -519,7 +586,12 @@ fn ours(
         text: sanitised(&text.to_string()),
         rule: rule.to_owned(),
     };
-    Verdict { fate, then, reason, retry_after: None }
+    Verdict {
+        fate,
+        then,
+        reason,
+        retry_after: None,
+    }
 }
 
 /// The reason of a deferral: its status is of class 4, whatever a host said that is not believed yet.
@@ -532,7 +604,13 @@ fn transient(mut reason: Reason) -> Reason {
 
 /// One printable line of at most [`TEXT_MAX`] octets.
 pub(super) fn sanitised(text: &str) -> String {
-    let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    let printable = |c: char| {
+        if c.is_ascii_graphic() || c == ' ' {
+            c
+        } else {
+            '?'
+        }
+    };
     text.chars().take(TEXT_MAX).map(printable).collect()
 }
 
@@ -555,9 +633,10 @@ fn retry_after(text: &str) -> Option<Duration> {
         let digits = word.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = word.split_at(digits);
         let secs = match (number.parse::<u64>(), rest) {
-            (Ok(number), "") => {
-                words.peek().and_then(|unit| unit_secs(unit)).map(|unit| number.saturating_mul(unit))
-            }
+            (Ok(number), "") => words
+                .peek()
+                .and_then(|unit| unit_secs(unit))
+                .map(|unit| number.saturating_mul(unit)),
             (Ok(_), rest) if rest.starts_with(':') => clock_secs(word),
             (Ok(number), rest) => unit_secs(rest).map(|unit| number.saturating_mul(unit)),
             (Err(_), _) => None,

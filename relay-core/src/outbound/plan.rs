@@ -107,11 +107,15 @@ impl Plan {
         config: &Config,
     ) -> Vec<(SocketAddr, Forbidden)> {
         let same_family = |address: &IpAddr| {
-            lane.source.is_none_or(|source| source.is_ipv4() == address.to_canonical().is_ipv4())
+            lane.source
+                .is_none_or(|source| source.is_ipv4() == address.to_canonical().is_ipv4())
         };
         let usable: Vec<IpAddr> = addresses.iter().copied().filter(same_family).collect();
         if usable.is_empty() {
-            let first = addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+            let first = addresses
+                .first()
+                .copied()
+                .unwrap_or(Ipv4Addr::UNSPECIFIED.into());
             return vec![(SocketAddr::new(first, host.port), Forbidden::Family)];
         }
         self.cut |= usable.len() > ADDRESSES_MAX;
@@ -152,14 +156,23 @@ pub(super) fn forbidden(address: SocketAddr, route: bool, config: &Config) -> Op
     if own {
         return Some(Forbidden::Own(address));
     }
-    let by = match nobodys(ip) {
-        Some(by) => by.to_owned(),
-        None if route => return None,
-        None => {
-            config.delivery.prohibited_hosts.iter().find(|net| net.contains(&ip))?.to_string()
-        }
+    if route {
+        return None;
+    }
+    let prohibited = || {
+        config
+            .delivery
+            .prohibited_hosts
+            .iter()
+            .find(|net| net.contains(&ip))
     };
-    Some(Forbidden::Prohibited { address: address.ip(), by })
+    let by = nobodys(ip)
+        .map(str::to_owned)
+        .or_else(|| Some(prohibited()?.to_string()))?;
+    Some(Forbidden::Prohibited {
+        address: address.ip(),
+        by,
+    })
 }
 
 /// Whether this connection, just made, leads to one of our own listeners that listens on all addresses.
@@ -174,7 +187,9 @@ pub(super) fn is_own(local: SocketAddr, remote: SocketAddr, config: &Config) -> 
 fn embedded(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     let [a, b, c, d, e, f, g, h] = v6.segments();
-    let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    let v4 = |high: u16, low: u16| {
+        IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+    };
     match [a, b, c, d, e, f] {
         // RFC 4291 §2.5.5.2: ::ffff:0:0/96.
         [0, 0, 0, 0, 0, 0xffff] => v4(g, h),
@@ -206,8 +221,9 @@ fn nobodys(ip: IpAddr) -> Option<&'static str> {
 /// The families take turns, beginning with that of the first address.
 fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
-    let (a, b): (Vec<IpAddr>, Vec<IpAddr>) =
-        addresses.iter().partition(|address| address.is_ipv4() == first_is_v4);
+    let (a, b): (Vec<IpAddr>, Vec<IpAddr>) = addresses
+        .iter()
+        .partition(|address| address.is_ipv4() == first_is_v4);
     let mut mixed = Vec::with_capacity(addresses.len());
     let (mut a, mut b) = (a.into_iter(), b.into_iter());
     loop {

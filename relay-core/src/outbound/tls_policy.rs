@@ -64,7 +64,10 @@ impl fmt::Display for TlsFault {
             Self::Refused(reply) => write!(f, "TLS is required, and STARTTLS was refused: {reply}"),
             Self::Handshake(why) => write!(f, "TLS is required, and its handshake failed: {why}"),
             Self::Certificate(why) => {
-                write!(f, "a verified certificate is required, and this one is not: {why}")
+                write!(
+                    f,
+                    "a verified certificate is required, and this one is not: {why}"
+                )
             }
         }
     }
@@ -74,7 +77,10 @@ impl TlsPolicy {
     /// The policy for a host of this lane at this address.
     pub(super) fn of(lane: &Lane, address: IpAddr) -> Self {
         let source = if lane.route { "route" } else { "config" };
-        let policy = Self { level: lane.tls, source };
+        let policy = Self {
+            level: lane.tls,
+            source,
+        };
         // A password never crosses a network in clear text, whatever else is asked for.
         if lane.login.is_some() && !address.to_canonical().is_loopback() {
             return policy.raised(TlsLevel::Require, "login");
@@ -84,7 +90,11 @@ impl TlsPolicy {
 
     /// The stronger of this policy and another.
     pub(super) fn raised(self, level: TlsLevel, source: &'static str) -> Self {
-        if level > self.level { Self { level, source } } else { self }
+        if level > self.level {
+            Self { level, source }
+        } else {
+            self
+        }
     }
 
     /// Whether the host offers TLS and is to be taken at its word. `given_up`: it was tried before, on
@@ -141,11 +151,18 @@ impl fmt::Display for TlsPolicy {
 mod tests {
     use super::*;
 
-    const LEVELS: [TlsLevel; 4] =
-        [TlsLevel::None, TlsLevel::Opportunistic, TlsLevel::Require, TlsLevel::Verify];
+    const LEVELS: [TlsLevel; 4] = [
+        TlsLevel::None,
+        TlsLevel::Opportunistic,
+        TlsLevel::Require,
+        TlsLevel::Verify,
+    ];
 
     fn policy(level: TlsLevel) -> TlsPolicy {
-        TlsPolicy { level, source: "config" }
+        TlsPolicy {
+            level,
+            source: "config",
+        }
     }
 
     #[test]
@@ -157,19 +174,38 @@ mod tests {
             let policy = policy(level);
             let hello = |offered, given_up| policy.after_hello(offered, given_up).ok();
             let (offered, absent, given_up) = match level {
-                None => (Some(Choice::Clear), Some(Choice::Clear), Some(Choice::Clear)),
-                Opportunistic => (Some(Choice::Start), Some(Choice::Clear), Some(Choice::Clear)),
+                None => (
+                    Some(Choice::Clear),
+                    Some(Choice::Clear),
+                    Some(Choice::Clear),
+                ),
+                Opportunistic => (
+                    Some(Choice::Start),
+                    Some(Choice::Clear),
+                    Some(Choice::Clear),
+                ),
                 Require | Verify => (Some(Choice::Start), Option::None, Some(Choice::Start)),
             };
             assert_eq!(hello(true, false), offered, "{level:?}");
             assert_eq!(hello(false, false), absent, "{level:?}");
             assert_eq!(hello(true, true), given_up, "{level:?}");
             let mandatory = level >= Require;
-            assert_eq!(policy.after_failure(refused()).is_err(), mandatory, "{level:?}");
-            assert_eq!(policy.after_handshake(Some(&Verdict::Verified)), Ok(()), "{level:?}");
+            assert_eq!(
+                policy.after_failure(refused()).is_err(),
+                mandatory,
+                "{level:?}"
+            );
+            assert_eq!(
+                policy.after_handshake(Some(&Verdict::Verified)),
+                Ok(()),
+                "{level:?}"
+            );
             let unproven = policy.after_handshake(Some(&unproven));
             assert_eq!(unproven.is_err(), level == Verify, "{level:?}");
-            assert_eq!(policy.after_handshake(Option::None).is_err(), level == Verify);
+            assert_eq!(
+                policy.after_handshake(Option::None).is_err(),
+                level == Verify
+            );
         }
     }
 

@@ -1,0 +1,589 @@
+//! Delivery: one connection to one receiver as a machine, from the lane's hosts to each recipient's
+//! outcome, for one message after another.
+//!
+//! ```text
+//!             Resolve           Connect         ready                     all settled
+//!   Seeking ◀────────▶ (DNS) ─▶ Connecting ─▶ Opening ─▶ Loading ─▶ Sending ─────────▶ Reporting
+//!      ▲  │                        │             │                     │               │   │
+//!      └──┼──── the next address ◀─┴─────────────┴─────────────────────┘    Next::Job  │   │ Next::Quit
+//!         │                                           Loading or Seeking ◀─────────────┘   ▼
+//!         └─ none is left: Reporting                                                    Quitting ─▶ closed
+//! ```
+//!
+//! One file for each part: [`plan`] whom to try, [`connect`] up to a connection that takes MAIL,
+//! [`transaction`] a message over it, [`tls_policy`] how much TLS, [`outcome`] what everything means.
+//! This file is the order of things between them. [`io`] holds what the engine and the runtimes see.
+//!
+//! RFC 5321 §3.3, §4.5.4.1, §5.1.
+
+mod connect;
+mod io;
+mod link;
+mod outcome;
+mod plan;
+mod tls_policy;
+mod transaction;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use io::{
+    Answer, Evidence, Hop, Job, Lane, Loaded, Login, Outcome, Reason, Report, Request, Tried,
+};
+
+use crate::channel::ClientTls;
+use crate::config::{Config, HostPort};
+use crate::dns::AddressAnswer;
+use crate::engine::{Next, Start};
+use crate::machine::{Input, Machine, Output, Timer};
+use crate::rng::Rng;
+use crate::time::{Instant, Now};
+
+use connect::{Opening, Setup};
+use link::Link;
+use outcome::{Fate, Finding, Forbidden, HostFailure, Loss, Seen, Stage, Then, Verdict, judge};
+use plan::{Candidate, Plan, Step};
+use tls_policy::TlsPolicy;
+use transaction::Transaction;
+use work::Work;
+
+/// Connecting to one address. RFC 1123 §5.3.2 has no number for it; systems give up after 2 minutes,
+/// and there are other addresses.
+const CONNECT: Duration = Duration::from_secs(30);
+
+/// The reply to QUIT: everything is settled by then.
+const QUIT: Duration = Duration::from_secs(5);
+
+/// A delivery. See the module for its states, and [`crate::machine`] for how it is driven.
+#[derive(Debug)]
+pub struct Delivery {
+    lane: Arc<Lane>,
+    config: Arc<Config>,
+    tls: Arc<ClientTls>,
+    rng: Rng,
+    now: Now,
+    plan: Plan,
+    /// The job in hand; none while a report is out and after it.
+    work: Option<Work>,
+    state: State,
+    /// What is asked for next; taken by `poll_output`.
+    next: Option<Output<Request>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The addresses of a host are asked for. A connection that failed may have a last word to send.
+    Resolving(HostPort, Option<Box<Link>>),
+    /// A connection is being made; as above.
+    Connecting(Candidate, Option<Box<Link>>),
+    /// A connection is made ready.
+    Opening(Box<Link>, Opening),
+    /// The message is read.
+    Loading(Box<Link>),
+    /// The message is sent.
+    Sending(Box<Link>, Box<Transaction>),
+    /// The engine is told.
+    Reporting(Option<Box<Link>>),
+    /// QUIT was said.
+    Quitting(Box<Link>),
+    /// All is over; the last word may still have to be sent.
+    Closed(Option<Box<Link>>),
+}
+
+impl Delivery {
+    /// A delivery that begins with this job.
+    #[must_use]
+    pub fn new(start: Start, tls: Arc<ClientTls>, now: Now, mut rng: Rng) -> Self {
+        let Start { lane, job, config } = start;
+        let plan = Plan::new(&lane, &mut rng);
+        let mut delivery = Self {
+            lane,
+            config,
+            tls,
+            rng,
+            now,
+            plan,
+            work: Some(Work::new(job, now.instant)),
+            state: State::Closed(None),
+            next: None,
+        };
+        delivery.seek(None);
+        delivery
+    }
+
+    /// Goes on with the next address. `old` is a connection that is left behind.
+    fn seek(&mut self, mut old: Option<Box<Link>>) {
+        loop {
+            match self.plan.next() {
+                Step::Resolve(host) => match host.ip() {
+                    Some(ip) => self.candidates(&host, &[ip]),
+                    None => {
+                        leave(&mut old);
+                        self.ask(Request::Resolve(host.host.clone()));
+                        self.state = State::Resolving(host, old);
+                        return;
+                    }
+                },
+                Step::Connect(candidate) => {
+                    leave(&mut old);
+                    self.connect(candidate, old);
+                    return;
+                }
+                Step::Exhausted => return self.give_up(old),
+            }
+        }
+    }
+
+    fn connect(&mut self, candidate: Candidate, old: Option<Box<Link>>) {
+        self.ask(Request::Connect {
+            to: candidate.address,
+            source: self.lane.source,
+            until: self.now.instant + CONNECT,
+        });
+        self.state = State::Connecting(candidate, old);
+    }
+
+    /// The addresses of a host are known: those that must not be used are noted as failures.
+    fn candidates(&mut self, host: &HostPort, addresses: &[std::net::IpAddr]) {
+        let refused = self
+            .plan
+            .resolved(host, addresses, &self.lane, &self.config);
+        for (address, why) in refused {
+            let host = host.host.clone();
+            let candidate = Candidate {
+                host,
+                address,
+                tls_given_up: false,
+            };
+            self.address_failed(&candidate, Stage::Policy, &Finding::Forbidden(why));
+        }
+    }
+
+    fn address_failed(&mut self, candidate: &Candidate, stage: Stage, finding: &Finding) {
+        let verdict = judge(stage, finding, Seen::default());
+        let policy = TlsPolicy::of(&self.lane, candidate.address.ip());
+        if let Some(work) = &mut self.work {
+            work.host_failed(
+                HostFailure { stage, verdict },
+                candidate.evidence(Some(policy)),
+            );
+        }
+    }
+
+    fn resolved(&mut self, host: &HostPort, answer: AddressAnswer, old: Option<Box<Link>>) {
+        match answer {
+            Ok(found) => self.candidates(host, &found.addresses),
+            Err(failure) => {
+                let verdict = judge(Stage::Resolve, &Finding::Dns(failure), Seen::default());
+                let place = Evidence {
+                    host: Some(host.host.clone()),
+                    ..Evidence::default()
+                };
+                if let Some(work) = &mut self.work {
+                    work.host_failed(
+                        HostFailure {
+                            stage: Stage::Resolve,
+                            verdict,
+                        },
+                        place,
+                    );
+                }
+            }
+        }
+        self.seek(old);
+    }
+
+    fn connected(
+        &mut self,
+        candidate: Candidate,
+        answer: Result<std::net::SocketAddr, std::io::ErrorKind>,
+    ) {
+        let finding = match answer {
+            Err(std::io::ErrorKind::TimedOut) => Finding::Lost(Loss::Timeout),
+            Err(kind) => Finding::Lost(Loss::Broken(kind)),
+            Ok(local) if plan::is_own(local, candidate.address, &self.config) => {
+                Finding::Forbidden(Forbidden::Own(candidate.address))
+            }
+            Ok(local) => return self.open(candidate, local),
+        };
+        let stage = match finding {
+            Finding::Forbidden(_) => Stage::Policy,
+            _ => Stage::Connect,
+        };
+        self.address_failed(&candidate, stage, &finding);
+        self.seek(None);
+    }
+
+    fn open(&mut self, candidate: Candidate, local: std::net::SocketAddr) {
+        let policy = TlsPolicy::of(&self.lane, candidate.address.ip());
+        let mut link = Box::new(Link::new(candidate, local, policy));
+        let (opening, progress) = Opening::begin(&mut link, &mut self.setup());
+        self.opened(link, opening, progress);
+    }
+
+    fn setup(&mut self) -> Setup<'_> {
+        Setup {
+            lane: &self.lane,
+            config: &self.config,
+            tls: &self.tls,
+            rng: &mut self.rng,
+            now: self.now,
+        }
+    }
+
+    fn opened(&mut self, mut link: Box<Link>, opening: Opening, progress: connect::Progress) {
+        match progress {
+            connect::Progress::Wait(until, why) => {
+                self.read(until, why);
+                self.state = State::Opening(link, opening);
+            }
+            connect::Progress::Ready => self.load(link),
+            connect::Progress::Failed(stage, finding) => {
+                let verdict = judge(stage, &finding, link.seen());
+                link.end_with(verdict.then);
+                self.elsewhere(link, stage, verdict);
+            }
+            connect::Progress::InClear(fault) => {
+                if let Some(work) = &mut self.work {
+                    work.note(
+                        &link.evidence(),
+                        &format!("{fault}; clear text takes its place"),
+                    );
+                }
+                link.end_with(Then::Drop);
+                self.plan.again(Candidate {
+                    tls_given_up: true,
+                    ..link.candidate.clone()
+                });
+                self.seek(Some(link));
+            }
+        }
+    }
+
+    /// A connection is ready for the job in hand.
+    fn load(&mut self, link: Box<Link>) {
+        let Some(work) = &self.work else {
+            return self.quit(Some(link));
+        };
+        match work.job.loaded.clone() {
+            Some(loaded) => self.transact(link, loaded),
+            None => {
+                self.ask(Request::Load(work.job.id, work.job.place));
+                self.state = State::Loading(link);
+            }
+        }
+    }
+
+    fn loaded(
+        &mut self,
+        link: Box<Link>,
+        answer: Result<Arc<Loaded>, crate::queue::store::LoadFailed>,
+    ) {
+        match answer {
+            Ok(loaded) => self.transact(link, loaded),
+            Err(why) => {
+                let verdict = judge(Stage::Store, &Finding::Store(why), Seen::default());
+                if let Some(work) = &mut self.work {
+                    work.settle_rest(&verdict);
+                }
+                self.report(link);
+            }
+        }
+    }
+
+    fn transact(&mut self, mut link: Box<Link>, loaded: Arc<Loaded>) {
+        let Some(work) = &mut self.work else {
+            return self.quit(Some(link));
+        };
+        let (transaction, progress) = Transaction::begin(loaded, &mut link, work, self.now.instant);
+        self.sent(link, Box::new(transaction), progress);
+    }
+
+    fn sent(
+        &mut self,
+        link: Box<Link>,
+        transaction: Box<Transaction>,
+        progress: transaction::Progress,
+    ) {
+        match progress {
+            transaction::Progress::Wait(until, why) => {
+                self.read(until, why);
+                self.state = State::Sending(link, transaction);
+            }
+            transaction::Progress::Ask(request) => {
+                self.ask(request);
+                self.state = State::Sending(link, transaction);
+            }
+            transaction::Progress::Done => self.report(link),
+            transaction::Progress::Elsewhere(stage, verdict) => {
+                self.elsewhere(link, stage, verdict);
+            }
+            transaction::Progress::Renew => self.renew(link),
+        }
+    }
+
+    /// A host cannot be used for what is left of the job.
+    fn elsewhere(&mut self, link: Box<Link>, stage: Stage, verdict: Verdict) {
+        if verdict.fate == Fate::Again {
+            return self.renew(link);
+        }
+        let Some(work) = &mut self.work else {
+            return self.quit(Some(link));
+        };
+        if work.is_begun() {
+            // One attempt has one host for evidence: the rest waits for the next attempt.
+            work.settle_rest(&verdict);
+            return self.report(link);
+        }
+        work.host_failed(HostFailure { stage, verdict }, link.evidence());
+        self.seek(Some(link));
+    }
+
+    /// Goes on with the job on a new connection, from the first host on.
+    fn renew(&mut self, link: Box<Link>) {
+        self.plan = Plan::new(&self.lane, &mut self.rng);
+        self.seek(Some(link));
+    }
+
+    /// No address is left.
+    fn give_up(&mut self, old: Option<Box<Link>>) {
+        let complete = self.plan.is_complete();
+        let Some(work) = &mut self.work else {
+            return self.quit(old);
+        };
+        let place = match work.give_up(complete) {
+            Some(place) => place,
+            None => {
+                // A lane without hosts, or one whose every host was left behind by an earlier job.
+                let why = crate::dns::DnsFailure::Temporary("no host is left to try".to_owned());
+                work.settle_rest(&judge(Stage::Resolve, &Finding::Dns(why), Seen::default()));
+                Evidence::default()
+            }
+        };
+        self.tell(place, false, old);
+    }
+
+    /// Every recipient of the job has its outcome.
+    fn report(&mut self, mut link: Box<Link>) {
+        link.messages += 1;
+        let most = self.lane.messages_max.max(1);
+        let mail_max = link.offers().mail_max.unwrap_or(u32::MAX);
+        let room = link.messages < most && link.transactions < mail_max;
+        let reusable = room && link.then == Then::Keep && !link.smtp.is_closing();
+        if !reusable {
+            link.end_with(Then::Quit);
+        }
+        self.tell(link.evidence(), reusable, Some(link));
+    }
+
+    fn tell(&mut self, place: Evidence, reusable: bool, link: Option<Box<Link>>) {
+        let Some(work) = self.work.take() else {
+            return self.quit(link);
+        };
+        let reached = work.reached;
+        let tried = Box::new(work.into_tried(place, reusable, self.now.instant));
+        self.ask(Request::Report(if reached {
+            Report::Tried(tried)
+        } else {
+            Report::Unreachable(tried)
+        }));
+        self.state = State::Reporting(link);
+    }
+
+    fn told(&mut self, link: Option<Box<Link>>, next: Next) {
+        let Next::Job(job) = next else {
+            return self.quit(link);
+        };
+        self.work = Some(Work::new(*job, self.now.instant));
+        match link {
+            Some(link) if link.then == Then::Keep => self.load(link),
+            link => {
+                self.plan = Plan::new(&self.lane, &mut self.rng);
+                self.seek(link);
+            }
+        }
+    }
+
+    fn quit(&mut self, link: Option<Box<Link>>) {
+        let Some(mut link) = link else {
+            return self.close(None);
+        };
+        if link.then == Then::Drop || !link.quit() {
+            return self.close(Some(link));
+        }
+        self.read(self.now.instant + QUIT, Timer::Quit);
+        self.state = State::Quitting(link);
+    }
+
+    fn close(&mut self, mut link: Option<Box<Link>>) {
+        if let Some(link) = &mut link {
+            link.close();
+        }
+        self.next = Some(Output::Close);
+        self.state = State::Closed(link);
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.next = Some(Output::Request(request));
+    }
+
+    fn read(&mut self, until: Instant, why: Timer) {
+        self.next = Some(Output::Read { until, why });
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        match (self.take_state(), answer) {
+            (State::Resolving(host, old), Answer::Resolved(answer)) => {
+                self.resolved(&host, answer, old);
+            }
+            (State::Connecting(candidate, _), Answer::Connected(answer)) => {
+                self.connected(candidate, answer);
+            }
+            (State::Loading(link), Answer::Loaded(answer)) => self.loaded(link, answer),
+            (State::Sending(mut link, mut transaction), answer) => {
+                let now = self.now.instant;
+                let Some(work) = &mut self.work else {
+                    return self.quit(Some(link));
+                };
+                let progress = match answer {
+                    Answer::Body(piece) => transaction.body(piece, &mut link, work, now),
+                    Answer::Flushed => transaction.flushed(&mut link, work, now),
+                    Answer::Resolved(_)
+                    | Answer::Connected(_)
+                    | Answer::Loaded(_)
+                    | Answer::Next(_) => transaction.lost(unasked(), &mut link, work),
+                };
+                self.sent(link, transaction, progress);
+            }
+            (State::Reporting(link), Answer::Next(next)) => self.told(link, next),
+            (state, _) => self.misled(state),
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        match self.take_state() {
+            State::Opening(mut link, mut opening) => {
+                let received = link.receive(bytes);
+                let progress = opening.receive(received, &mut link, &mut self.setup());
+                self.opened(link, opening, progress);
+            }
+            State::Sending(mut link, mut transaction) => {
+                let received = link.receive(bytes);
+                let Some(work) = &mut self.work else {
+                    return self.quit(Some(link));
+                };
+                let progress = transaction.receive(received, &mut link, work, self.now.instant);
+                self.sent(link, transaction, progress);
+            }
+            // Whatever the host says to QUIT, it has heard it.
+            State::Quitting(link) => self.close(Some(link)),
+            state => self.misled(state),
+        }
+    }
+
+    /// The connection ended, or the deadline passed.
+    fn lost(&mut self, loss: Loss) {
+        match self.take_state() {
+            State::Opening(link, mut opening) => {
+                let progress = opening.lost(loss, &link);
+                self.opened(link, opening, progress);
+            }
+            State::Sending(mut link, mut transaction) => {
+                let Some(work) = &mut self.work else {
+                    return self.quit(Some(link));
+                };
+                let progress = transaction.lost(loss, &mut link, work);
+                self.sent(link, transaction, progress);
+            }
+            State::Quitting(link) => self.close(Some(link)),
+            state => self.misled(state),
+        }
+    }
+
+    /// What was on the wire did not get through; what was asked for with it was not done.
+    fn write_failed(&mut self, loss: Loss) {
+        match self.take_state() {
+            // It was the last word to a host that was left behind: ask once more, with nothing to say.
+            State::Resolving(host, _) => {
+                self.ask(Request::Resolve(host.host.clone()));
+                self.state = State::Resolving(host, None);
+            }
+            State::Connecting(candidate, _) => self.connect(candidate, None),
+            State::Sending(mut link, mut transaction) => {
+                let progress = transaction.write_failed(loss, &mut link, self.now.instant);
+                self.sent(link, transaction, progress);
+            }
+            State::Loading(link) => {
+                let verdict = judge(Stage::Mail, &Finding::Lost(loss), link.seen());
+                self.elsewhere(link, Stage::Mail, verdict);
+            }
+            State::Opening(link, opening) => {
+                self.state = State::Opening(link, opening);
+                self.lost(loss);
+            }
+            State::Quitting(link) | State::Reporting(Some(link)) => self.close(Some(link)),
+            State::Reporting(None) | State::Closed(_) => self.close(None),
+        }
+    }
+
+    fn take_state(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Closed(None))
+    }
+
+    /// The runtime broke the contract. Whatever job is in hand goes back when the engine hears of the
+    /// end.
+    fn misled(&mut self, state: State) {
+        debug_assert!(
+            matches!(state, State::Closed(_)),
+            "an input that nobody waits for: {state:?}"
+        );
+        self.close(None);
+    }
+}
+
+/// Says the last word to a host that is left behind, without waiting for what it answers.
+fn leave(old: &mut Option<Box<Link>>) {
+    let Some(link) = old else { return };
+    if link.then == Then::Drop || !link.quit() {
+        *old = None;
+    }
+}
+
+fn unasked() -> Loss {
+    Loss::Protocol("an answer that was not asked for".to_owned())
+}
+
+impl Machine for Delivery {
+    type Request = Request;
+    type Answer = Answer;
+
+    fn handle_input(&mut self, now: Now, input: Input<'_, Self::Answer>) {
+        self.now = now;
+        match input {
+            Input::Bytes(bytes) => self.bytes(bytes),
+            Input::Answer(answer) => self.answered(answer),
+            Input::Timeout => self.lost(Loss::Timeout),
+            Input::Closed(why) => self.lost(why.into()),
+            Input::WriteFailed(kind) => self.write_failed(Loss::Broken(kind)),
+        }
+    }
+
+    fn poll_output(&mut self, wire: &mut Vec<u8>) -> Output<Self::Request> {
+        match &mut self.state {
+            State::Resolving(_, Some(link))
+            | State::Connecting(_, Some(link))
+            | State::Opening(link, _)
+            | State::Sending(link, _)
+            | State::Quitting(link)
+            | State::Closed(Some(link)) => link.flush(wire),
+            // Nothing was said since the last flush.
+            State::Loading(_) | State::Reporting(_) => {}
+            State::Resolving(_, None) | State::Connecting(_, None) | State::Closed(None) => {}
+        }
+        self.next.take().unwrap_or(Output::Close)
+    }
+}
+
+#[cfg(test)]
+mod tests;
