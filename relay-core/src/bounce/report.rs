@@ -47,6 +47,6 @@ pub enum Action {
         /// When we give up: Will-Retry-Until.
         until: UnixTime,
     },
-    /// It was handed to a host that does not take over reporting. RFC 3461 §6.2.7.1.
+    /// It was handed to a host that does not take over reporting. RFC 3461 §5.2.2.
     Relayed,
 }
