@@ -187,7 +187,12 @@ impl Disk for StdDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
         Ok(Arc::new(StdFile(file)))
     }
 
@@ -215,7 +220,12 @@ impl Disk for StdDisk {
 
     fn lock(&self, path: &Path) -> Result<Box<dyn Lock>, LockError> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600);
         let file = options.open(path).map_err(LockError::Io)?;
         match file.try_lock() {
             Ok(()) => {}

@@ -39,7 +39,11 @@ pub(super) struct Paths {
 impl Paths {
     pub(super) fn new(data_dir: &Path) -> Self {
         let queue = data_dir.join("queue");
-        Self { spool: queue.join("spool"), quarantine: queue.join("quarantine"), queue }
+        Self {
+            spool: queue.join("spool"),
+            quarantine: queue.join("quarantine"),
+            queue,
+        }
     }
 
     pub(super) fn slot(&self, number: u32) -> PathBuf {
@@ -165,7 +169,11 @@ impl Log {
     /// receipt.
     pub(super) fn commit(&mut self, writes: &mut VecDeque<Write>, receipts: &mut Vec<Receipt>) {
         if let Err(failed) = self.prepare() {
-            receipts.extend(writes.drain(..).map(|write| (write.id, Err(failed.clone()))));
+            receipts.extend(
+                writes
+                    .drain(..)
+                    .map(|write| (write.id, Err(failed.clone()))),
+            );
             return;
         }
         let low = self.is_low();
@@ -192,9 +200,15 @@ impl Log {
     /// There is an active segment afterwards.
     fn prepare(&mut self) -> Result<(), StoreFailed> {
         if !self.recovered {
-            return Err(StoreFailed::Broken("the queue was not recovered yet".to_owned()));
+            return Err(StoreFailed::Broken(
+                "the queue was not recovered yet".to_owned(),
+            ));
         }
-        let ready = if self.active.is_some() { Ok(()) } else { self.activate() };
+        let ready = if self.active.is_some() {
+            Ok(())
+        } else {
+            self.activate()
+        };
         self.conclude(ready)
     }
 
@@ -302,24 +316,32 @@ impl Log {
 
     fn remove_last(&mut self) {
         if let Some(member) = self.group.records.pop() {
-            self.group.buf.truncate((member.offset - self.group.start) as usize);
+            self.group
+                .buf
+                .truncate((member.offset - self.group.start) as usize);
         }
     }
 
     fn active_segment(&mut self) -> Option<(u32, &mut Segment)> {
         let number = self.active?;
-        self.segments.get_mut(&number).map(|segment| (number, segment))
+        self.segments
+            .get_mut(&number)
+            .map(|segment| (number, segment))
     }
 
     /// Writes and syncs the group. Says where each record is.
     pub(super) fn write_group(&mut self) -> Result<Vec<(MessageId, Place)>, StoreFailed> {
         let group = std::mem::take(&mut self.group);
-        let result = if group.records.is_empty() { Ok(Vec::new()) } else { self.put(&group) };
+        let result = if group.records.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.put(&group)
+        };
         let result = self.conclude_group(&group, result);
         self.group = group;
         self.group.records.clear();
         self.group.buf.clear();
-        self.group.buf.shrink_to(256 << 10);
+        self.group.buf.shrink_to(1 << 20);
         result
     }
 
@@ -352,8 +374,7 @@ impl Log {
         let padding = end as usize - group.start as usize - group.buf.len();
         if written.is_ok() && padding > 0 {
             let at = u64::from(end) - padding as u64;
-            written =
-                disk::write_all_at(&*segment.slot.file, &[0; PAGE as usize][..padding], at);
+            written = disk::write_all_at(&*segment.slot.file, &[0; PAGE as usize][..padding], at);
         }
         if let Err(e) = written {
             self.give_up(group, State::Sealed);
@@ -365,15 +386,25 @@ impl Log {
             return Err(disk::failure("the sync of a segment file", &e));
         }
         segment.end = end;
-        let place = |member: &Member| Place { segment: number, offset: member.offset };
-        group.records.iter().for_each(|member| segment.push(member.offset, member.len));
-        Ok(group.records.iter().map(|member| (member.id, place(member))).collect())
+        let place = |member: &Member| Place {
+            segment: number,
+            offset: member.offset,
+        };
+        group
+            .records
+            .iter()
+            .for_each(|member| segment.push(member.offset, member.len));
+        Ok(group
+            .records
+            .iter()
+            .map(|member| (member.id, place(member)))
+            .collect())
     }
 
     /// Makes the file at least `end` long, with zeros, a good deal at once: syncing octets that were
     /// written before costs half as much as syncing new ones. No record is touched, so a failure for
     /// want of room leaves nothing behind.
-    fn extend(&mut self, end: u32) -> Result<(), StoreFailed> {
+    pub(super) fn extend(&mut self, end: u32) -> Result<(), StoreFailed> {
         let (step, size) = (self.options.extent, self.options.segment_size);
         let Some((_, segment)) = self.active_segment() else {
             return Ok(());
@@ -381,7 +412,10 @@ impl Log {
         if end <= segment.slot.len {
             return Ok(());
         }
-        let target = end.div_ceil(step).saturating_mul(step).clamp(end, size.max(end));
+        let target = end
+            .div_ceil(step)
+            .saturating_mul(step)
+            .clamp(end, size.max(end));
         let zeros = vec![0; (step as usize).min(1 << 18)];
         while segment.slot.len < target {
             let now = zeros.len().min((target - segment.slot.len) as usize);
@@ -399,10 +433,18 @@ impl Log {
         };
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.state = state;
-            group.records.iter().for_each(|member| segment.push_void(member.offset));
+            group
+                .records
+                .iter()
+                .for_each(|member| segment.push_void(member.offset));
         }
         for member in &group.records {
-            self.note(&Note::Void { place: Place { segment: number, offset: member.offset } });
+            self.note(&Note::Void {
+                place: Place {
+                    segment: number,
+                    offset: member.offset,
+                },
+            });
         }
         if let Err(e) = self.progress.sync() {
             tracing::error!(
@@ -430,7 +472,12 @@ impl Log {
         for (&number, segment) in &mut self.segments {
             if segment.end > segment.noted_end {
                 segment.noted_end = segment.end;
-                notes.push(Note::Synced { end: Place { segment: number, offset: segment.end } });
+                notes.push(Note::Synced {
+                    end: Place {
+                        segment: number,
+                        offset: segment.end,
+                    },
+                });
             }
         }
         notes.iter().for_each(|note| self.note(note));
@@ -449,13 +496,21 @@ impl Log {
     pub(super) fn activate(&mut self) -> Result<(), StoreFailed> {
         let number = self.next_segment;
         self.note(&Note::Opened { segment: number });
-        self.progress.sync().map_err(|e| disk::failure("the progress log", &e))?;
+        self.progress
+            .sync()
+            .map_err(|e| disk::failure("the progress log", &e))?;
         self.next_segment += 1;
         let slot = match self.free.pop() {
             Some(slot) => slot,
-            None => self.new_slot().map_err(|e| disk::failure("a new segment file", &e))?,
+            None => self
+                .new_slot()
+                .map_err(|e| disk::failure("a new segment file", &e))?,
         };
-        let header = FileHeader { kind: FileKind::Segment, number, salt: self.salt };
+        let header = FileHeader {
+            kind: FileKind::Segment,
+            number,
+            salt: self.salt,
+        };
         let mut page = [0; PAGE as usize];
         page[..FileHeader::LEN].copy_from_slice(&header.encode());
         let written = disk::write_all_at(&*slot.file, &page, 0);
@@ -463,9 +518,13 @@ impl Log {
             self.remove_slot(slot);
             return Err(disk::failure("the header of a segment file", &e));
         }
-        let slot = Slot { len: slot.len.max(PAGE), ..slot };
+        let slot = Slot {
+            len: slot.len.max(PAGE),
+            ..slot
+        };
         self.table.open(number, Arc::clone(&slot.file));
-        self.segments.insert(number, Segment::new(slot, State::Active, PAGE));
+        self.segments
+            .insert(number, Segment::new(slot, State::Active, PAGE));
         self.active = Some(number);
         Ok(())
     }
@@ -479,7 +538,11 @@ impl Log {
             return Err(e);
         }
         self.next_slot += 1;
-        Ok(Slot { number, file, len: 0 })
+        Ok(Slot {
+            number,
+            file,
+            len: 0,
+        })
     }
 
     pub(super) fn remove_slot(&self, slot: Slot) {
@@ -515,8 +578,16 @@ impl Log {
 
     /// Octets in files, and in live records.
     pub(super) fn sizes(&self) -> (u64, u64) {
-        let used = self.segments.values().map(|segment| u64::from(segment.slot.len)).sum::<u64>();
-        let free = self.free.iter().map(|slot| u64::from(slot.len)).sum::<u64>();
+        let used = self
+            .segments
+            .values()
+            .map(|segment| u64::from(segment.slot.len))
+            .sum::<u64>();
+        let free = self
+            .free
+            .iter()
+            .map(|slot| u64::from(slot.len))
+            .sum::<u64>();
         let live = self.segments.values().map(Segment::live_bytes).sum();
         (used + free + self.progress.len(), live)
     }

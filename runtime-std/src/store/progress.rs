@@ -49,18 +49,17 @@ impl ProgressLog {
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn create(
-        disk: &dyn Disk,
-        path: &Path,
-        number: u32,
-        salt: u64,
-    ) -> io::Result<Self> {
+    pub(super) fn create(disk: &dyn Disk, path: &Path, number: u32, salt: u64) -> io::Result<Self> {
         match disk.unlink(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             Ok(()) | Err(_) => {}
         }
         let file = disk.create(path)?;
-        let header = FileHeader { kind: FileKind::Progress, number, salt };
+        let header = FileHeader {
+            kind: FileKind::Progress,
+            number,
+            salt,
+        };
         disk::write_all_at(&*file, &header.encode(), 0)?;
         Ok(Self::at(file, number, salt, START))
     }
@@ -86,7 +85,15 @@ impl ProgressLog {
     fn at(file: Arc<dyn DiskFile>, number: u32, salt: u64, end: u64) -> Self {
         // Notes of another log, left in blocks that the file system gives out again, do not pass.
         let seed = salt ^ (u64::from(number) << 32 | u64::from(number));
-        Self { file, number, seed, end, pending: Vec::new(), dirty: false, broken: None }
+        Self {
+            file,
+            number,
+            seed,
+            end,
+            pending: Vec::new(),
+            dirty: false,
+            broken: None,
+        }
     }
 
     /// Reads all notes; says where the last whole one ends, and how many octets before it are no note.
@@ -119,7 +126,11 @@ impl ProgressLog {
                     }
                 }
             }
-            want = if used == 0 { (want * 2).min(NOTE_MAX + WINDOW) } else { WINDOW };
+            want = if used == 0 {
+                (want * 2).min(NOTE_MAX + WINDOW)
+            } else {
+                WINDOW
+            };
             pos += used as u64;
         }
         Ok((end, damaged))
@@ -202,14 +213,19 @@ impl ProgressLog {
 
     /// From now on this log takes nothing: another must be written.
     pub(super) fn distrust(&mut self, why: &str) {
-        tracing::error!(why, "the progress log is not trusted any more; writing another");
+        tracing::error!(
+            why,
+            "the progress log is not trusted any more; writing another"
+        );
         self.broken = Some(why.to_owned());
         self.pending = Vec::new();
         self.dirty = false;
     }
 
     fn trusted(&self) -> io::Result<()> {
-        self.broken.as_ref().map_or(Ok(()), |why| Err(io::Error::other(why.clone())))
+        self.broken
+            .as_ref()
+            .map_or(Ok(()), |why| Err(io::Error::other(why.clone())))
     }
 
     pub(super) fn broken(&self) -> Option<&str> {

@@ -58,6 +58,8 @@ pub(super) struct Segment {
     pub(super) end: u32,
     /// The `end` that the progress log knows.
     pub(super) noted_end: u32,
+    /// It holds damage that could not be copied aside: it stays as it is.
+    pub(super) keep: bool,
     /// Offsets of records, ascending, with [`VOID`] for those that do not count any more.
     records: Vec<u32>,
     live: u32,
@@ -66,7 +68,16 @@ pub(super) struct Segment {
 
 impl Segment {
     pub(super) fn new(slot: Slot, state: State, end: u32) -> Self {
-        Self { slot, state, end, noted_end: 0, records: Vec::new(), live: 0, live_bytes: 0 }
+        Self {
+            slot,
+            state,
+            end,
+            noted_end: 0,
+            keep: false,
+            records: Vec::new(),
+            live: 0,
+            live_bytes: 0,
+        }
     }
 
     /// Adds a live record at the end.
@@ -95,21 +106,30 @@ impl Segment {
         // The record with the padding behind it is close enough for deciding what to empty; nothing
         // is left over when the last record goes.
         let len = u64::from(self.next_offset(index) - offset);
-        self.live_bytes = if self.live == 0 { 0 } else { self.live_bytes.saturating_sub(len) };
+        self.live_bytes = if self.live == 0 {
+            0
+        } else {
+            self.live_bytes.saturating_sub(len)
+        };
         true
     }
 
     fn index(&self, offset: u32) -> Option<usize> {
-        self.records.binary_search_by_key(&offset, |entry| entry & !VOID).ok()
+        self.records
+            .binary_search_by_key(&offset, |entry| entry & !VOID)
+            .ok()
     }
 
     fn next_offset(&self, index: usize) -> u32 {
-        self.records.get(index + 1).map_or(self.end.max(self.records[index]), |next| next & !VOID)
+        self.records
+            .get(index + 1)
+            .map_or(self.end.max(self.records[index]), |next| next & !VOID)
     }
 
-    /// Whether a record is known here, void or not.
-    pub(super) fn knows(&self, offset: u32) -> bool {
-        self.index(offset).is_some()
+    /// Whether there is a live record.
+    pub(super) fn is_live(&self, offset: u32) -> bool {
+        self.index(offset)
+            .is_some_and(|index| self.records[index] & VOID == 0)
     }
 
     /// How many records are live.
@@ -125,12 +145,18 @@ impl Segment {
     /// The offsets of live records from `offset` on.
     pub(super) fn live_from(&self, offset: u32) -> impl Iterator<Item = u32> + '_ {
         let start = self.records.partition_point(|entry| entry & !VOID < offset);
-        self.records[start..].iter().copied().filter(|entry| entry & VOID == 0)
+        self.records[start..]
+            .iter()
+            .copied()
+            .filter(|entry| entry & VOID == 0)
     }
 
     /// The offsets of void records.
     pub(super) fn voids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.records.iter().filter(|&entry| entry & VOID != 0).map(|entry| entry & !VOID)
+        self.records
+            .iter()
+            .filter(|&entry| entry & VOID != 0)
+            .map(|entry| entry & !VOID)
     }
 }
 
@@ -174,7 +200,11 @@ impl Table {
     }
 
     pub(super) fn set_moved(&self, messages: &[(MessageId, Place, Place)]) {
-        self.write(|tables| tables.moved.extend(messages.iter().map(|&(id, _, to)| (id, to))));
+        self.write(|tables| {
+            tables
+                .moved
+                .extend(messages.iter().map(|&(id, _, to)| (id, to)))
+        });
     }
 
     /// Forgets that a message was copied; says where it went.

@@ -47,7 +47,11 @@ struct Arriving {
 
 impl Spool {
     pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
-        Self { disk, dir, arriving: Mutex::default() }
+        Self {
+            disk,
+            dir,
+            arriving: Mutex::default(),
+        }
     }
 
     fn path(&self, message: MessageId) -> PathBuf {
@@ -78,12 +82,21 @@ impl Spool {
 
     fn create(&self, message: MessageId) -> Result<Arriving, StoreFailed> {
         let path = self.path(message);
-        let file = self.disk.create(&path).map_err(|e| disk::failure("a new spool file", &e))?;
+        let file = self
+            .disk
+            .create(&path)
+            .map_err(|e| disk::failure("a new spool file", &e))?;
         if let Err(e) = self.disk.sync_dir(&self.dir) {
             let _ = self.disk.unlink(&path);
             return Err(disk::failure("the sync of the spool directory", &e));
         }
-        Ok(Arriving { file, blocks: 0, rest: Vec::new(), unsynced: 0, failed: None })
+        Ok(Arriving {
+            file,
+            blocks: 0,
+            rest: Vec::new(),
+            unsynced: 0,
+            failed: None,
+        })
     }
 
     /// Writes the last block and syncs the file. If that fails, the file is removed.
@@ -93,7 +106,9 @@ impl Spool {
     pub(super) fn seal(&self, message: MessageId, size: u64) -> Result<(), StoreFailed> {
         let arriving = self.arriving().remove(&message);
         let Some(arriving) = arriving else {
-            return Err(StoreFailed::Broken(format!("no body of {message} was spooled")));
+            return Err(StoreFailed::Broken(format!(
+                "no body of {message} was spooled"
+            )));
         };
         let mut arriving = arriving.lock().unwrap_or_else(PoisonError::into_inner);
         let sealed = arriving.seal(message, size);
@@ -129,17 +144,18 @@ impl Spool {
         offset: u64,
         max: usize,
     ) -> Result<Bytes, LoadFailed> {
-        let io = |e: io::Error| match e.kind() {
-            ErrorKind::NotFound => LoadFailed::Damaged("its spool file is gone".to_owned()),
-            _ => LoadFailed::Io(format!("its spool file: {e}")),
+        let io = |e: io::Error| {
+            if e.kind() == ErrorKind::NotFound {
+                return LoadFailed::Damaged("its spool file is gone".to_owned());
+            }
+            LoadFailed::Io(format!("its spool file: {e}"))
         };
         let file = self.disk.open(&self.path(message)).map_err(io)?;
         let size = file.size().map_err(io)?;
         let first = offset / DATA as u64;
         let skip = usize::try_from(offset % DATA as u64).unwrap_or(0);
         let mut blocks = vec![0; (skip + max).div_ceil(DATA).max(1) * BLOCK];
-        let filled =
-            disk::read_full_at(&*file, &mut blocks, first * BLOCK as u64).map_err(io)?;
+        let filled = disk::read_full_at(&*file, &mut blocks, first * BLOCK as u64).map_err(io)?;
         blocks.truncate(filled);
         let mut data = Vec::with_capacity(filled);
         let ends_here = first * BLOCK as u64 + filled as u64 >= size;
@@ -149,10 +165,14 @@ impl Spool {
             data.extend_from_slice(check_block(message, index, block, last)?);
         }
         if filled == 0 && first > 0 && skip == 0 {
-            return self.check_end(&*file, message, first - 1).map(|()| Bytes::new());
+            return self
+                .check_end(&*file, message, first - 1)
+                .map(|()| Bytes::new());
         }
         if filled == 0 {
-            return Err(LoadFailed::Damaged("its spool file is cut short".to_owned()));
+            return Err(LoadFailed::Damaged(
+                "its spool file is cut short".to_owned(),
+            ));
         }
         let data = Bytes::from(data);
         Ok(data.slice(skip.min(data.len())..(skip + max).min(data.len())))
@@ -216,17 +236,25 @@ fn check_block(
     block: &[u8],
     last: bool,
 ) -> Result<&[u8], LoadFailed> {
-    let damaged = |what: &str| LoadFailed::Damaged(format!("block {index} of its spool file {what}"));
+    let damaged =
+        |what: &str| LoadFailed::Damaged(format!("block {index} of its spool file {what}"));
     let Some((data, trailer)) = block.split_last_chunk::<TRAILER>() else {
         return Err(damaged("is cut short"));
     };
     let [a, b, c, d, e, f, g, h] = *trailer;
-    let (crc, len) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    let (crc, len) = (
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    );
     if checksum(message, index, data, len) != crc || (len & !LAST) as usize != data.len() {
         return Err(damaged("fails its checksum"));
     }
     if (len & LAST != 0) != last {
-        return Err(damaged(if last { "is not its last, but the file ends" } else { "is its last" }));
+        return Err(damaged(if last {
+            "is not its last, but the file ends"
+        } else {
+            "is its last"
+        }));
     }
     Ok(data)
 }
