@@ -519,7 +519,7 @@ fn unframe<'s>(stream: &'s mut Vec<u8>, bytes: &[u8]) -> Option<&'s [u8]> {
     rest.get(..usize::from(u16::from_be_bytes(*length)))
 }
 
-fn frame(message: Vec<u8>) -> Vec<u8> {
+pub(super) fn frame(message: Vec<u8>) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
     let mut framed = length.to_be_bytes().to_vec();
     framed.extend(message);

@@ -17,6 +17,35 @@
 //! 4. Read from it until the deadline; hand in [`Event::Received`], [`Event::Timeout`] or
 //!    [`Event::Failed`] by [`Lookup::handle`]; go to 2.
 //!
+//! Here a [`zone::Zone`] stands for the network:
+//!
+//! ```
+//! use relay_core::config::{DnsConfig, IpFamilies};
+//! use relay_core::dns::{Event, Query, Resolver, Step, zone::Zone};
+//! use relay_core::rng::Rng;
+//! use relay_core::time::{Instant, Now, UnixTime};
+//!
+//! let now = Now { instant: Instant::default(), unix: UnixTime::default() };
+//! let zone = Zone::new().mx("example.com", 10, "mx.example.com");
+//! let config = DnsConfig { servers: vec!["192.0.2.53:53".parse()?], trust_ad: false };
+//! let mut resolver = Resolver::new(&config, IpFamilies::Both, Rng::from_number(1));
+//!
+//! let mut lookup = resolver.begin(now, Query::mx("example.com"));
+//! loop {
+//!     match lookup.poll() {
+//!         Step::Exchange { transport, server, message, .. } => match zone.answer(&message, transport) {
+//!             Some(bytes) => lookup.handle(now, Event::Received { from: server, bytes: &bytes }),
+//!             None => lookup.handle(now, Event::Timeout),
+//!         },
+//!         Step::Listen { .. } => lookup.handle(now, Event::Timeout),
+//!         Step::Done => break,
+//!     }
+//! }
+//! let found = resolver.finish(now, lookup).expect("the zone has it");
+//! assert_eq!(found.hosts[0].host, "mx.example.com");
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//!
 //! Only DNS is asked: no hosts file and no search list. `localhost` is known (RFC 6761 §6.3).
 //!
 //! RFC 5321 §5.1 (mail exchangers), RFC 7505 (null MX), RFC 1034 and 1035, RFC 2308 (negative answers),
@@ -48,6 +77,8 @@ use records::{Data, RecordKind};
 pub const HOSTS_MAX: usize = records::KEPT_MAX;
 /// The most addresses of a host that are kept.
 pub const ADDRESSES_MAX: usize = records::KEPT_MAX;
+/// What a runtime's buffer for a datagram has room for: more than the 1,232 octets that are offered.
+pub const DATAGRAM_MAX: usize = 4096;
 /// The most answers that are cached.
 const CACHE_ENTRIES_MAX: usize = 20_000;
 /// About the most octets of memory that the cache takes.

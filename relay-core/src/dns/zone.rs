@@ -116,9 +116,21 @@ impl Zone {
         self
     }
 
-    /// The answer to a message, without a length prefix; none where silence is due.
+    /// The answer to a message; none where silence is due. Over TCP both have their length prefix, as
+    /// those of [`super::Step::Exchange`] have.
     #[must_use]
-    pub fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    pub fn answer(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        match transport {
+            Transport::Udp => self.respond(message, transport),
+            Transport::Tcp => {
+                let (length, rest) = message.split_first_chunk::<2>()?;
+                let query = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
+                self.respond(query, transport).map(super::lookup::frame)
+            }
+        }
+    }
+
+    fn respond(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let mut decoder = BinDecoder::new(query);
         let header = Header::read(&mut decoder).ok()?;
         if header.metadata.message_type != hickory_proto::op::MessageType::Query {

@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// Runs a lookup against `serve`, which gives all that comes back for one message.
+    /// Runs a lookup against `serve`, which gives all that comes back for one message as it was sent.
     fn run<T>(
         &mut self,
         query: Query<T>,
@@ -98,7 +98,7 @@ impl World {
                         message: Message::from_vec(bare).unwrap(),
                     };
                     server = Some(to);
-                    replies = serve(&asked, bare).into_iter();
+                    replies = serve(&asked, &message).into_iter();
                     self.asked.push(asked);
                     self.answer(&mut lookup, to, until, replies.next());
                 }
@@ -161,7 +161,7 @@ fn config(trust_ad: bool) -> DnsConfig {
 
 fn serve(zone: &Zone) -> impl FnMut(&Asked, &[u8]) -> Vec<Reply> {
     |asked, message| match zone.answer(message, asked.transport) {
-        Some(answer) => vec![Reply::Bytes(framed(asked.transport, answer))],
+        Some(answer) => vec![Reply::Bytes(answer)],
         None => vec![Reply::Timeout],
     }
 }
