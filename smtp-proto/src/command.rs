@@ -1,0 +1,495 @@
+//! One command line: what it asks for, or what is wrong with it.
+//!
+//! Implements the command syntax of RFC 5321 §4.1.1 and §4.1.2, RFC 3030 §2 (BDAT), RFC 3207 §4
+//! (STARTTLS) and RFC 4954 §4 (AUTH). Whether a command fits the state of the session is decided by
+//! the connection.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use base64::Engine as _;
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::address::{AddressError, ForwardPath, ReversePath};
+use crate::client_name::ClientName;
+use crate::extension::Extensions;
+use crate::param::{AuthParam, MailParams, ParamError, RcptParams, number};
+use crate::server::Rejection;
+
+/// A command, with arguments that are valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// `EHLO name`. RFC 5321 §4.1.1.1.
+    Ehlo(ClientName),
+    /// `HELO name`. RFC 5321 §4.1.1.1.
+    Helo(ClientName),
+    /// `MAIL FROM:<path> params`. RFC 5321 §4.1.1.2.
+    Mail {
+        /// Where failures are reported.
+        from: ReversePath,
+        /// What extensions add.
+        params: MailParams,
+    },
+    /// `RCPT TO:<path> params`. RFC 5321 §4.1.1.3.
+    Rcpt {
+        /// Whom the message is for.
+        to: ForwardPath,
+        /// What extensions add.
+        params: RcptParams,
+    },
+    /// `DATA`. RFC 5321 §4.1.1.4.
+    Data,
+    /// `BDAT size [LAST]`. RFC 3030 §2.
+    Bdat {
+        /// How many octets follow the line.
+        size: u64,
+        /// Whether they end the message.
+        last: bool,
+    },
+    /// `RSET`. RFC 5321 §4.1.1.5.
+    Rset,
+    /// `VRFY string`. RFC 5321 §4.1.1.6.
+    Vrfy(&'a str),
+    /// `EXPN string`. RFC 5321 §4.1.1.7.
+    Expn(&'a str),
+    /// `HELP`, its argument ignored. RFC 5321 §4.1.1.8.
+    Help,
+    /// `NOOP`, its argument ignored. RFC 5321 §4.1.1.9.
+    Noop,
+    /// `QUIT`. RFC 5321 §4.1.1.10.
+    Quit,
+    /// `STARTTLS`. RFC 3207 §4.
+    StartTls,
+    /// `AUTH mechanism [initial-response]`. RFC 4954 §4.
+    Auth {
+        /// The name of the mechanism, known to us or not.
+        mechanism: &'a str,
+        /// The initial response, decoded; `=` is an empty one.
+        initial: Option<Vec<u8>>,
+    },
+}
+
+/// The first word of a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// `EHLO`
+    Ehlo,
+    /// `HELO`
+    Helo,
+    /// `MAIL`
+    Mail,
+    /// `RCPT`
+    Rcpt,
+    /// `DATA`
+    Data,
+    /// `BDAT`
+    Bdat,
+    /// `RSET`
+    Rset,
+    /// `VRFY`
+    Vrfy,
+    /// `EXPN`
+    Expn,
+    /// `HELP`
+    Help,
+    /// `NOOP`
+    Noop,
+    /// `QUIT`
+    Quit,
+    /// `STARTTLS`
+    StartTls,
+    /// `AUTH`
+    Auth,
+    /// A command of SMTP that we do not implement: `ETRN`, `TURN`, `SEND`, `SOML`, `SAML`.
+    Unimplemented,
+    /// The start of an HTTP request: a browser was sent here to talk in another's name.
+    Http,
+    /// Anything else.
+    Unknown,
+}
+
+const VERBS: [(&str, Verb); 29] = [
+    ("EHLO", Verb::Ehlo),
+    ("HELO", Verb::Helo),
+    ("MAIL", Verb::Mail),
+    ("RCPT", Verb::Rcpt),
+    ("DATA", Verb::Data),
+    ("BDAT", Verb::Bdat),
+    ("RSET", Verb::Rset),
+    ("VRFY", Verb::Vrfy),
+    ("EXPN", Verb::Expn),
+    ("HELP", Verb::Help),
+    ("NOOP", Verb::Noop),
+    ("QUIT", Verb::Quit),
+    ("STARTTLS", Verb::StartTls),
+    ("AUTH", Verb::Auth),
+    ("ETRN", Verb::Unimplemented),
+    ("TURN", Verb::Unimplemented),
+    ("SEND", Verb::Unimplemented),
+    ("SOML", Verb::Unimplemented),
+    ("SAML", Verb::Unimplemented),
+    ("GET", Verb::Http),
+    ("POST", Verb::Http),
+    ("HEAD", Verb::Http),
+    ("PUT", Verb::Http),
+    ("DELETE", Verb::Http),
+    ("CONNECT", Verb::Http),
+    ("OPTIONS", Verb::Http),
+    ("TRACE", Verb::Http),
+    ("PATCH", Verb::Http),
+    ("PRI", Verb::Http),
+];
+
+impl Verb {
+    /// The verb of a line, and what follows it and the space after it.
+    #[must_use]
+    pub fn split(line: &[u8]) -> (Self, &[u8]) {
+        let end = memchr::memchr(b' ', line).unwrap_or(line.len());
+        let (word, rest) = line.split_at(end);
+        let known = VERBS
+            .iter()
+            .find(|(name, _)| word.eq_ignore_ascii_case(name.as_bytes()));
+        (
+            known.map_or(Self::Unknown, |&(_, verb)| verb),
+            rest.get(1..).unwrap_or_default(),
+        )
+    }
+}
+
+/// What is wrong with a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// No such command.
+    Unknown,
+    /// A command that we know by name only.
+    Unimplemented,
+    /// An HTTP request.
+    Http,
+    /// A control character, a NUL or a bare CR among them.
+    Control,
+    /// Octets that are not UTF-8.
+    NotUtf8,
+    /// The command takes no argument, or not this one.
+    Argument,
+    /// The size of a chunk is not a number, or not one that fits.
+    ChunkSize,
+    /// AUTH with an initial response that is not base64.
+    Base64,
+    /// The path of MAIL.
+    Sender(AddressError),
+    /// The path of RCPT.
+    Recipient(AddressError),
+    /// A parameter of MAIL or RCPT.
+    Param(ParamError),
+    /// UTF-8 in a command of a transaction without SMTPUTF8. RFC 6531 §3.4.
+    Utf8NotDeclared,
+}
+
+impl CommandError {
+    /// The reply that it causes. RFC 5321 §4.2.4, §4.1.1.11.
+    #[must_use]
+    pub const fn rejection(self) -> Rejection {
+        match self {
+            Self::Unknown => Rejection::permanent(500, 5, 1),
+            Self::Unimplemented => Rejection::permanent(502, 5, 1),
+            Self::Http => Rejection::GO_AWAY,
+            Self::Control | Self::NotUtf8 | Self::Base64 => Rejection::permanent(501, 5, 2),
+            Self::Argument | Self::ChunkSize => Rejection::permanent(501, 5, 4),
+            Self::Sender(_) => Rejection::permanent(501, 1, 7),
+            Self::Recipient(_) => Rejection::permanent(501, 1, 3),
+            Self::Param(ParamError::Unknown) => Rejection::permanent(555, 5, 4),
+            Self::Param(ParamError::Syntax | ParamError::Duplicate | ParamError::Value(_)) => {
+                Rejection::permanent(501, 5, 4)
+            }
+            Self::Utf8NotDeclared => Rejection::permanent(553, 6, 7),
+        }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "Command not recognized; send HELP for those that are",
+            Self::Unimplemented => "Command not implemented",
+            Self::Http => "This is not an HTTP server",
+            Self::Control => "Control character in a command; remove it",
+            Self::NotUtf8 => "Command is not valid UTF-8",
+            Self::Argument => "Syntax error in the argument",
+            Self::ChunkSize => "Syntax: BDAT size [LAST]; closing, as what follows is unknown",
+            Self::Base64 => "The response is not valid base64",
+            Self::Sender(error) => return write!(f, "Syntax: MAIL FROM:<address>: {error}"),
+            Self::Recipient(error) => return write!(f, "Syntax: RCPT TO:<address>: {error}"),
+            Self::Param(error) => return fmt::Display::fmt(error, f),
+            Self::Utf8NotDeclared => "Non-ASCII address; send SMTPUTF8 with MAIL",
+        })
+    }
+}
+
+impl core::error::Error for CommandError {}
+
+impl<'a> Command<'a> {
+    /// Reads a line without its CRLF. Parameters are known only if `offered` has their extension.
+    ///
+    /// # Errors
+    /// Says what is wrong, and so which reply it causes.
+    pub fn parse(line: &'a [u8], offered: Extensions) -> Result<Self, CommandError> {
+        let (verb, args) = Verb::split(line);
+        let text = || printable(args);
+        let none = |command| match text()? {
+            "" => Ok(command),
+            _ => Err(CommandError::Argument),
+        };
+        let some = || match text()? {
+            "" => Err(CommandError::Argument),
+            text => Ok(text),
+        };
+        let name = || ClientName::parse(text()?).map_err(|_| CommandError::Argument);
+        match verb {
+            Verb::Ehlo => name().map(Self::Ehlo),
+            Verb::Helo => name().map(Self::Helo),
+            Verb::Mail => parse_mail(text()?, offered),
+            Verb::Rcpt => parse_rcpt(text()?, offered),
+            Verb::Data => none(Self::Data),
+            Verb::Bdat => parse_bdat(args).ok_or(CommandError::ChunkSize),
+            Verb::Rset => none(Self::Rset),
+            Verb::Quit => none(Self::Quit),
+            Verb::StartTls => none(Self::StartTls),
+            Verb::Vrfy => some().map(Self::Vrfy),
+            Verb::Expn => some().map(Self::Expn),
+            Verb::Help => text().map(|_| Self::Help),
+            Verb::Noop => text().map(|_| Self::Noop),
+            Verb::Auth => parse_auth(text()?),
+            Verb::Unimplemented => Err(CommandError::Unimplemented),
+            Verb::Http => Err(CommandError::Http),
+            Verb::Unknown => Err(CommandError::Unknown),
+        }
+    }
+
+    /// Appends the line with its CRLF.
+    pub fn write(&self, wire: &mut Vec<u8>) {
+        wire.extend_from_slice(alloc::format!("{self}\r\n").as_bytes());
+    }
+}
+
+/// RFC 5321 §4.1.1: "servers SHOULD tolerate trailing white space".
+fn printable(args: &[u8]) -> Result<&str, CommandError> {
+    if args.iter().any(u8::is_ascii_control) {
+        return Err(CommandError::Control);
+    }
+    let text = core::str::from_utf8(args).map_err(|_| CommandError::NotUtf8)?;
+    Ok(text.trim_end_matches(' '))
+}
+
+fn parse_mail(args: &str, offered: Extensions) -> Result<Command<'static>, CommandError> {
+    let brackets = CommandError::Sender(AddressError::Brackets);
+    let (path, params) = split_path(args, "FROM:").ok_or(brackets)?;
+    let from = ReversePath::parse_utf8(path).map_err(CommandError::Sender)?;
+    let params = MailParams::parse(params, offered).map_err(CommandError::Param)?;
+    let submitter = match &params.auth {
+        Some(AuthParam::Mailbox(mailbox)) => mailbox.is_ascii(),
+        Some(AuthParam::Unknown) | None => true,
+    };
+    let ascii = from.is_ascii() && submitter;
+    if !ascii && !params.smtputf8 {
+        return Err(CommandError::Utf8NotDeclared);
+    }
+    Ok(Command::Mail { from, params })
+}
+
+fn parse_rcpt(args: &str, offered: Extensions) -> Result<Command<'static>, CommandError> {
+    let brackets = CommandError::Recipient(AddressError::Brackets);
+    let (path, params) = split_path(args, "TO:").ok_or(brackets)?;
+    let to = ForwardPath::parse_utf8(path).map_err(CommandError::Recipient)?;
+    let params = RcptParams::parse(params, offered).map_err(CommandError::Param)?;
+    Ok(Command::Rcpt { to, params })
+}
+
+/// Parts `FROM:<path> params`. A quoted local part may hold spaces and angle brackets.
+///
+/// Spaces after the colon are not in the grammar, and clients in use send them.
+fn split_path<'a>(args: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
+    let (start, rest) = args.split_at_checked(prefix.len())?;
+    if !start.eq_ignore_ascii_case(prefix) {
+        return None;
+    }
+    let rest = rest.trim_start_matches(' ');
+    let mut quoted = false;
+    let mut escaped = false;
+    let end = rest.bytes().position(|byte| {
+        let literal = core::mem::take(&mut escaped);
+        match byte {
+            b'\\' if quoted => escaped = !literal,
+            b'"' => quoted ^= !literal,
+            _ => {}
+        }
+        byte == b'>' && !quoted
+    })?;
+    let (path, params) = rest.split_at(end + 1);
+    let parted = path.starts_with('<') && (params.is_empty() || params.starts_with(' '));
+    parted.then_some((path, params))
+}
+
+/// RFC 3030 §2: `"BDAT" SP chunk-size [ SP "LAST" ]`.
+fn parse_bdat(args: &[u8]) -> Option<Command<'static>> {
+    let args = core::str::from_utf8(args).ok()?.trim_end_matches(' ');
+    let (size, last) = match args.split_once(' ') {
+        None => (args, false),
+        Some((size, word)) if word.eq_ignore_ascii_case("LAST") => (size, true),
+        Some(_) => return None,
+    };
+    let size = number(size, 20)?;
+    Some(Command::Bdat { size, last })
+}
+
+fn parse_auth(args: &str) -> Result<Command<'_>, CommandError> {
+    let (mechanism, initial) = match args.split_once(' ') {
+        Some((mechanism, initial)) => (mechanism, Some(initial)),
+        None => (args, None),
+    };
+    // RFC 4422 §3.1: 1 to 20 letters, digits, hyphens and underscores.
+    let named = (1..=20).contains(&mechanism.len())
+        && mechanism
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if !named {
+        return Err(CommandError::Argument);
+    }
+    let initial = match initial {
+        None => None,
+        Some("=") => Some(Vec::new()),
+        Some("") => return Err(CommandError::Argument),
+        Some(text) => Some(BASE64.decode(text).map_err(|_| CommandError::Base64)?),
+    };
+    Ok(Command::Auth { mechanism, initial })
+}
+
+/// Writes the line without its CRLF.
+impl fmt::Display for Command<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ehlo(name) => write!(f, "EHLO {name}"),
+            Self::Helo(name) => write!(f, "HELO {name}"),
+            Self::Mail { from, params } => write!(f, "MAIL FROM:{from}{params}"),
+            Self::Rcpt { to, params } => write!(f, "RCPT TO:{to}{params}"),
+            Self::Data => f.write_str("DATA"),
+            Self::Bdat { size, last } => {
+                write!(f, "BDAT {size}{}", if *last { " LAST" } else { "" })
+            }
+            Self::Rset => f.write_str("RSET"),
+            Self::Vrfy(name) => write!(f, "VRFY {name}"),
+            Self::Expn(name) => write!(f, "EXPN {name}"),
+            Self::Help => f.write_str("HELP"),
+            Self::Noop => f.write_str("NOOP"),
+            Self::Quit => f.write_str("QUIT"),
+            Self::StartTls => f.write_str("STARTTLS"),
+            Self::Auth { mechanism, initial } => match initial.as_deref() {
+                None => write!(f, "AUTH {mechanism}"),
+                Some([]) => write!(f, "AUTH {mechanism} ="),
+                Some(bytes) => write!(f, "AUTH {mechanism} {}", Base64Display::new(bytes, &BASE64)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extension::Extension;
+    use crate::param::Keyword;
+    use alloc::string::ToString;
+
+    fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
+        Command::parse(line, Extension::ALL.into_iter().collect())
+    }
+
+    #[test]
+    fn commands_round_trip() {
+        for line in [
+            "EHLO mail.example.com",
+            "HELO [192.0.2.1]",
+            "MAIL FROM:<>",
+            "MAIL FROM:<\"a> b\\\"\"@example.com> SIZE=10 BODY=8BITMIME",
+            "MAIL FROM:<jörg@example.com> SMTPUTF8",
+            "RCPT TO:<Postmaster>",
+            "RCPT TO:<a@[192.0.2.1]> NOTIFY=NEVER",
+            "DATA",
+            "BDAT 18446744073709551615",
+            "BDAT 0 LAST",
+            "RSET",
+            "VRFY someone",
+            "EXPN list",
+            "HELP",
+            "NOOP",
+            "QUIT",
+            "STARTTLS",
+            "AUTH PLAIN",
+            "AUTH PLAIN =",
+            "AUTH PLAIN AGEAYg==",
+        ] {
+            assert_eq!(parse(line.as_bytes()).unwrap().to_string(), line);
+        }
+    }
+
+    #[test]
+    fn case_and_spaces_that_clients_send_pass() {
+        for (line, same) in [
+            ("ehlo a", "EHLO a"),
+            ("Mail from: <a@b>  size=1 ", "MAIL FROM:<a@b> SIZE=1"),
+            ("quit  ", "QUIT"),
+            ("noop anything", "NOOP"),
+            ("bdat 1 last", "BDAT 1 LAST"),
+        ] {
+            assert_eq!(parse(line.as_bytes()).unwrap().to_string(), same);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        use CommandError as E;
+        let brackets = AddressError::Brackets;
+        for (line, error) in [
+            (&b""[..], E::Unknown),
+            (b"FOO", E::Unknown),
+            (b" EHLO a", E::Unknown),
+            (b"XCLIENT ADDR=127.0.0.1", E::Unknown),
+            (b"ETRN #',1); --", E::Unimplemented),
+            (b"GET / HTTP/1.1", E::Http),
+            (b"EHLO", E::Argument),
+            (b"EHLO a\0b", E::Control),
+            (b"EHLO a b", E::Argument),
+            (b"DATA now", E::Argument),
+            (b"STARTTLS foo", E::Argument),
+            (b"VRFY", E::Argument),
+            (b"MAIL FROM:<a\rb@c>", E::Control),
+            (b"MAIL FROM:<\xff\xfe@c>", E::NotUtf8),
+            (b"MAIL FROM:a@b", E::Sender(brackets)),
+            (b"MAIL FROM:<a@b", E::Sender(brackets)),
+            (b"MAIL FROM:<a@b>SIZE=1", E::Sender(brackets)),
+            (b"MAIL TO:<a@b>", E::Sender(brackets)),
+            (b"MAIL", E::Sender(brackets)),
+            ("MAIL FROM:<jörg@b>".as_bytes(), E::Utf8NotDeclared),
+            (b"MAIL FROM:<a@b> FOO=BAR", E::Param(ParamError::Unknown)),
+            (b"RCPT TO:<>", E::Recipient(AddressError::Null)),
+            (
+                b"RCPT TO:<@a,@b:c@d>",
+                E::Recipient(AddressError::SourceRoute),
+            ),
+            (
+                b"RCPT TO:<a@b> NOTIFY=NEVER,DELAY",
+                E::Param(ParamError::Value(Keyword::Notify)),
+            ),
+            (b"BDAT", E::ChunkSize),
+            (b"BDAT ", E::ChunkSize),
+            (b"BDAT -1", E::ChunkSize),
+            (b"BDAT 0x10", E::ChunkSize),
+            (b"BDAT 1 2", E::ChunkSize),
+            (b"BDAT 99999999999999999999999999", E::ChunkSize),
+            (b"BDAT 18446744073709551616", E::ChunkSize),
+            (b"AUTH", E::Argument),
+            (b"AUTH PLAIN dXNlckB0ZXN0c2VydmVyAHlalala==", E::Base64),
+        ] {
+            assert_eq!(parse(line), Err(error), "{:?}", core::str::from_utf8(line));
+        }
+    }
+}

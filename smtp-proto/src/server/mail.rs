@@ -1,0 +1,48 @@
+//! MAIL: the one command that opens a transaction.
+//!
+//! Implements RFC 5321 §4.1.1.2 and §3.3, RFC 1870 §6.1 (the declared size).
+
+use alloc::vec::Vec;
+
+use super::{Connection, Envelope, Event, Mail, Pending, Rejection, State};
+use crate::command::{Command, CommandError};
+use crate::param::BodyType;
+
+impl Connection {
+    pub(super) fn mail(
+        &mut self,
+        command: Result<Command<'_>, CommandError>,
+        wire: &mut Vec<u8>,
+    ) -> Option<Event<'static>> {
+        if self.hello.is_none() {
+            self.out_of_order("Send EHLO first", wire);
+            return None;
+        }
+        if !matches!(self.state, State::Idle) {
+            // RFC 5321 §4.1.4: "MUST NOT be sent if a mail transaction is already open".
+            self.out_of_order("A transaction is open; send RSET first", wire);
+            return None;
+        }
+        let (from, params) = match command {
+            Ok(Command::Mail { from, params }) => (from, params),
+            Ok(_) => return None,
+            Err(error) => {
+                self.command_error(error, wire);
+                return None;
+            }
+        };
+        let size_max = self.config.limits.message_size;
+        if params.size.is_some_and(|size| size > size_max) {
+            let text = alloc::format!("Message too large; the limit is {size_max} octets");
+            self.error(Rejection::TOO_LARGE, &text, wire);
+            return None;
+        }
+        self.refused = None;
+        self.state = State::Pending(Pending::Mail(Envelope {
+            smtputf8: params.smtputf8,
+            binary: params.body == Some(BodyType::BinaryMime),
+            recipients: 0,
+        }));
+        Some(Event::Mail(Mail { from, params }))
+    }
+}
