@@ -1,6 +1,28 @@
 //! The configuration as values that are valid by construction.
+//!
+//! ```text
+//!  relay.toml ──▶ Draft::parse ──▶ Draft ── add_credentials(credentials.toml) ──▶ finish ──▶ Parsed
+//!                    │               (data_dir is known)                            │   Config, files to read
+//!                    └──────── every error is kept, with file, line and key ────────┴──▶ Vec<ConfigError>
+//! ```
+//!
+//! Nothing here reads a file: the loader of `runtime-std` does, and hands texts in. A program that embeds
+//! the relay starts from [`Config::new`] and sets fields.
 
-use std::net::{IpAddr, SocketAddr};
+mod credential;
+mod defaults;
+mod diff;
+mod error;
+mod parse;
+mod read;
+mod route;
+mod sections;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +31,14 @@ use ipnet::IpNet;
 use smtp_proto::Domain;
 
 pub use crate::sasl::Verifier;
+pub use credential::{Credential, SenderPattern};
+pub use error::ConfigError;
+pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
+pub use read::Place;
+pub use route::{DomainPattern, HostPort, Route};
 
 /// Everything that a relay is told. Made by parsing `relay.toml`, or by an embedder.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// The name in banner, EHLO and Received.
     pub hostname: Domain,
@@ -33,8 +60,23 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     /// Destinations with a way of their own; the first match wins.
     pub routes: Vec<Route>,
+    /// Domains that mail is sent from, with their DKIM keys.
+    pub domains: Vec<SigningDomain>,
     /// The admin page and API; none for the Unix socket only.
     pub admin: Option<SocketAddr>,
+    /// A secret that outlives a restart, for what an unknown user is shown; none for one that lasts as
+    /// long as the process.
+    pub decoy_key: Option<[u8; 32]>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("hostname", &self.hostname)
+            .field("data_dir", &self.data_dir)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One `[[listener]]`.
@@ -46,6 +88,8 @@ pub struct Listener {
     pub tls: ListenerTls,
     /// The client's address comes in a PROXY header.
     pub proxy_protocol: bool,
+    /// Who may send one. Never empty if `proxy_protocol`.
+    pub trusted_proxies: Vec<IpNet>,
     /// Clients from here need no AUTH.
     pub trusted_networks: Vec<IpNet>,
     /// The credential that they act as.
@@ -70,74 +114,6 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// PEM.
     pub key: PathBuf,
-}
-
-/// One `[[credential]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// The user's name.
-    pub name: String,
-    /// The stored verifier (RFC 5803); none for a `trusted_as` name or an external check.
-    pub verifier: Option<Verifier>,
-    /// What MAIL FROM and From: may be.
-    pub senders: Vec<SenderPattern>,
-    /// Where it may connect from.
-    pub networks: Vec<IpNet>,
-    /// Messages over time.
-    pub rate: Option<Rate>,
-}
-
-/// An entry of `senders`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SenderPattern {
-    /// `*`
-    Any,
-    /// `example.com`: every address in it, not in its subdomains.
-    Domain(Domain),
-    /// `news@example.org`
-    Address(smtp_proto::Mailbox),
-}
-
-impl Credential {
-    /// Whether it may send as this mailbox.
-    #[must_use]
-    pub fn allows(&self, mailbox: &smtp_proto::Mailbox) -> bool {
-        self.senders.iter().any(|pattern| pattern.allows(mailbox))
-    }
-}
-
-impl SenderPattern {
-    /// Whether the mailbox is covered. Letter case does not matter, and neither does the form of an
-    /// international domain.
-    #[must_use]
-    pub fn allows(&self, mailbox: &smtp_proto::Mailbox) -> bool {
-        let same_domain = |domain: &Domain| {
-            mailbox
-                .domain()
-                .is_some_and(|other| a_labels(other) == a_labels(domain))
-        };
-        match self {
-            Self::Any => true,
-            Self::Domain(domain) => same_domain(domain),
-            Self::Address(address) => {
-                let same_host = match address.domain() {
-                    Some(domain) => same_domain(domain),
-                    None => address.host() == mailbox.host(),
-                };
-                let (ours, theirs) = (address.local_part_chars(), mailbox.local_part_chars());
-                same_host && lower(ours).eq(lower(theirs))
-            }
-        }
-    }
-}
-
-fn lower(chars: impl Iterator<Item = char>) -> impl Iterator<Item = char> {
-    chars.flat_map(char::to_lowercase)
-}
-
-/// A domain in lower case and A-labels, as the DNS knows it; as it is, if it has no such form.
-fn a_labels(domain: &Domain) -> String {
-    idna::domain_to_ascii(domain.as_str()).unwrap_or_else(|_| domain.as_str().to_lowercase())
 }
 
 /// `N/s`, `N/m`, `N/h`, `N/10m`: at most `count` in `per`.
@@ -222,45 +198,20 @@ pub enum IpFamilies {
     Both,
 }
 
-/// One `[[route]]`.
+/// One `[[domain]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// What it is for.
-    pub domain: DomainPattern,
-    /// Where to, in order.
-    pub hosts: Vec<HostPort>,
-    /// TLS there; none for that of `[delivery]`.
-    pub tls: Option<TlsLevel>,
-    /// The user's name there.
-    pub username: Option<String>,
-    /// The password, read by the loader from `password_file`.
-    pub password: Option<String>,
+pub struct SigningDomain {
+    /// The domain.
+    pub name: Domain,
+    /// Its keys: each signs every message.
+    pub keys: Vec<DkimKey>,
 }
 
-/// `example.net`, `*.example.net`, `*`.
+/// One `[[domain.dkim]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DomainPattern {
-    /// This domain.
-    Exact(Domain),
-    /// Its subdomains.
-    Subdomains(Domain),
-    /// All.
-    Any,
-}
-
-/// A host, by name (lower case, A-labels) or address, and a port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostPort {
-    /// A name, or an IP address without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl HostPort {
-    /// The address, if the host is one.
-    #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
-    }
+pub struct DkimKey {
+    /// The selector, under `_domainkey`.
+    pub selector: String,
+    /// The private key, PEM.
+    pub key_file: PathBuf,
 }

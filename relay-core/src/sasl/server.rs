@@ -229,12 +229,10 @@ impl Server {
     /// [`Server::credential`] with a nonce from a published exchange.
     #[cfg(test)]
     pub(super) fn credential_with_nonce(&mut self, verifier: &Verifier, nonce: &str) -> Step {
-        match std::mem::replace(&mut self.state, State::Done) {
-            State::ScramCredential(first) => {
-                self.scram_challenge(first, verifier.clone(), true, nonce)
-            }
-            state => panic!("no credential was asked for: {state:?}"),
-        }
+        let State::ScramCredential(first) = std::mem::replace(&mut self.state, State::Done) else {
+            panic!("no credential was asked for");
+        };
+        self.scram_challenge(first, verifier.clone(), true, nonce)
     }
 
     /// RFC 5802 §3: ClientProof XOR ClientSignature is ClientKey, and its hash is StoredKey.

@@ -22,10 +22,10 @@ fn decoy() -> Decoy {
 }
 
 fn challenge(step: Step) -> String {
-    match step {
-        Step::Challenge(bytes) => String::from_utf8(bytes).unwrap(),
-        other => panic!("no challenge but {other:?}"),
-    }
+    let Step::Challenge(bytes) = step else {
+        panic!("no challenge but {step:?}")
+    };
+    String::from_utf8(bytes).unwrap()
 }
 
 fn refused(name: &str) -> Step {
@@ -195,7 +195,9 @@ fn run(
                 assert_eq!(name, "a,=b");
                 server.credential(known.then_some(&verifier), &decoy(), &mut rng)
             }
-            done => return (done, client.finish()),
+            done @ (Step::Password { .. } | Step::Accepted { .. } | Step::Failed(_)) => {
+                return (done, client.finish());
+            }
         }
     }
 }

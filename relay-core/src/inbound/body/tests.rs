@@ -232,11 +232,8 @@ fn credential(senders: &[&str]) -> Credential {
         text => SenderPattern::Domain(Domain::parse_utf8(text).unwrap()),
     };
     Credential {
-        name: "app".to_owned(),
-        verifier: None,
         senders: senders.iter().map(pattern).collect(),
-        networks: Vec::new(),
-        rate: None,
+        ..Credential::new("app")
     }
 }
 

@@ -1,0 +1,100 @@
+//! Destinations with a way of their own.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use smtp_proto::Domain;
+
+use super::TlsLevel;
+use super::credential::a_labels;
+
+/// One `[[route]]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Route {
+    /// What it is for.
+    pub domain: DomainPattern,
+    /// Where to, in order.
+    pub hosts: Vec<HostPort>,
+    /// TLS there; none for that of `[delivery]`.
+    pub tls: Option<TlsLevel>,
+    /// The user's name there.
+    pub username: Option<String>,
+    /// Where the password is kept; none if it was given at once.
+    pub password_file: Option<PathBuf>,
+    /// The password, read by the loader from `password_file`.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("domain", &self.domain)
+            .field("hosts", &self.hosts)
+            .field("tls", &self.tls)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `example.net`, `*.example.net`, `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DomainPattern {
+    /// This domain.
+    Exact(Domain),
+    /// Its subdomains.
+    Subdomains(Domain),
+    /// All.
+    Any,
+}
+
+impl DomainPattern {
+    /// Whether the domain is covered. Letter case does not matter, and neither does the form of an
+    /// international domain.
+    #[must_use]
+    pub fn matches(&self, domain: &Domain) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(own) => a_labels(own) == a_labels(domain),
+            Self::Subdomains(parent) => a_labels(domain)
+                .strip_suffix(&a_labels(parent))
+                .is_some_and(|labels| labels.ends_with('.')),
+        }
+    }
+}
+
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(domain) => domain.fmt(f),
+            Self::Subdomains(domain) => write!(f, "*.{domain}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// A host, by name (lower case, A-labels) or address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// A name, or an IP address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// The address, if the host is one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip() {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            Some(IpAddr::V4(_)) | None => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The sections of `relay.toml`, one function each.
+
+use std::path::{Path, PathBuf};
+
+use smtp_proto::Domain;
+
+use super::credential::anywhere;
+use super::defaults::default_listeners;
+use super::parse::{Draft, FileUse, FileWanted};
+use super::read::Section;
+use super::{
+    Credential, DkimKey, DomainPattern, HostPort, Listener, ListenerTls, Route, SigningDomain,
+    TlsFiles, TlsLevel, value,
+};
+
+type Table<'r, 't> = Section<'r, 't>;
+
+pub(super) fn listeners(draft: &mut Draft, root: &Table<'_, '_>) {
+    if !root.has("listener") {
+        draft.config.listeners = default_listeners();
+        return;
+    }
+    for section in root.sections("listener") {
+        if let Some(listener) = listener(draft, &section) {
+            let taken = draft
+                .config
+                .listeners
+                .iter()
+                .any(|l| l.address == listener.address);
+            if taken {
+                let problem = format!("{} is the address of another listener", listener.address);
+                section.error("address", problem, "one listener an address");
+            }
+            draft.config.listeners.push(listener);
+        }
+        section.finish();
+    }
+}
+
+fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
+    let address = section.required("address", &value::ADDRESS);
+    let tls = section
+        .value("tls", &value::LISTENER_TLS)
+        .unwrap_or(ListenerTls::StartTls);
+    let proxy_protocol = section.flag("proxy_protocol").unwrap_or(false);
+    let trusted_proxies = if proxy_protocol {
+        let problem = "names nobody, and proxy_protocol without it lets anyone pretend any address";
+        section.filled_list("trusted_proxies", &value::TRUSTED_NETWORK, problem)
+    } else {
+        section
+            .list("trusted_proxies", &value::TRUSTED_NETWORK)
+            .unwrap_or_default()
+    };
+    let trusted_networks = section.list("trusted_networks", &value::TRUSTED_NETWORK);
+    let trusted_as = section.value("trusted_as", &value::TEXT);
+
+    if let Some(address) = address
+        && tls == ListenerTls::None
+        && !address.ip().to_canonical().is_loopback()
+    {
+        let problem = format!("\"none\" on {address} would show mail and passwords to the network");
+        section.error(
+            "tls",
+            problem,
+            "\"starttls\", \"implicit\"; \"none\" on loopback only",
+        );
+    }
+    let trusted_networks = trusted_networks.unwrap_or_default();
+    match &trusted_as {
+        None if !trusted_networks.is_empty() => {
+            section.missing(
+                "trusted_as",
+                "the name of the [[credential]] that they act as",
+            );
+        }
+        Some(name) => draft
+            .references
+            .push((name.clone(), section.place("trusted_as"))),
+        None => {}
+    }
+    Some(Listener {
+        address: address?,
+        tls,
+        proxy_protocol,
+        trusted_proxies,
+        trusted_networks,
+        trusted_as,
+    })
+}
+
+pub(super) fn tls(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
+    let Some(section) = root.section("tls") else {
+        return;
+    };
+    let certificate = file(
+        draft,
+        &section,
+        directory,
+        "certificate",
+        FileUse::Certificate,
+    );
+    let key = file(draft, &section, directory, "key", FileUse::Key);
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => draft.config.tls = Some(TlsFiles { certificate, key }),
+        (Some(_), None) => section.missing("key", "the PEM file with the certificate's key"),
+        (None, Some(_)) => section.missing("certificate", "the PEM file with the certificate"),
+        (None, None) => {}
+    }
+    section.finish();
+}
+
+pub(super) fn credential(section: &Table<'_, '_>) -> Option<Credential> {
+    let name = section.required("name", &value::TEXT);
+    let verifier = section.value("verifier", &value::VERIFIER);
+    let problem = "names nobody: the credential could not send";
+    let senders = section.filled_list("senders", &value::SENDER, problem);
+    let networks = section
+        .list("networks", &value::NETWORK)
+        .unwrap_or_else(anywhere);
+    let rate = section.value("rate", &value::RATE);
+    Some(Credential {
+        name: name?,
+        verifier,
+        senders,
+        networks,
+        rate,
+    })
+}
+
+pub(super) fn limits(draft: &mut Draft, root: &Table<'_, '_>) {
+    let Some(section) = root.section("limits") else {
+        return;
+    };
+    let limits = &mut draft.config.limits;
+    set(
+        &mut limits.message_size,
+        section.value("message_size", &value::SIZE),
+    );
+    set(
+        &mut limits.recipients,
+        count(&section, "recipients", 100_000),
+    );
+    set(
+        &mut limits.connections,
+        count(&section, "connections", 1_000_000),
+    );
+    set(
+        &mut limits.connections_per_ip,
+        count(&section, "connections_per_ip", 1_000_000),
+    );
+    set(
+        &mut limits.auth_failures_per_ip,
+        section.value("auth_failures_per_ip", &value::RATE),
+    );
+    section.finish();
+}
+
+pub(super) fn dns(draft: &mut Draft, root: &Table<'_, '_>) {
+    let Some(section) = root.section("dns") else {
+        return;
+    };
+    if section.has("servers") {
+        let servers = section.filled_list("servers", &value::ADDRESS, "names nobody to ask");
+        draft.config.dns.servers = servers;
+    }
+    set(&mut draft.config.dns.trust_ad, section.flag("trust_ad"));
+    section.finish();
+}
+
+pub(super) fn delivery(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
+    let Some(section) = root.section("delivery") else {
+        return;
+    };
+    let ca_file = file(draft, &section, directory, "ca_file", FileUse::CaFile);
+    let delivery = &mut draft.config.delivery;
+    let port = section.number("port", 1..=u64::from(u16::MAX));
+    set(
+        &mut delivery.port,
+        port.and_then(|port| u16::try_from(port).ok()),
+    );
+    set(
+        &mut delivery.retry,
+        section.value("retry", &value::SCHEDULE),
+    );
+    set(
+        &mut delivery.expire,
+        section.value("expire", &value::DURATION),
+    );
+    set(&mut delivery.tls, section.value("tls", &value::TLS_LEVEL));
+    set(
+        &mut delivery.connections,
+        count(&section, "connections", 100_000),
+    );
+    set(
+        &mut delivery.connections_per_lane,
+        count(&section, "connections_per_lane", 10_000),
+    );
+    let messages = section.number("messages_per_connection", 1..=1_000_000);
+    let messages = messages.and_then(|messages| u32::try_from(messages).ok());
+    set(&mut delivery.messages_per_connection, messages);
+    set(
+        &mut delivery.prohibited_hosts,
+        section.list("prohibited_hosts", &value::NETWORK),
+    );
+    set(
+        &mut delivery.ip_families,
+        section.value("ip_families", &value::IP_FAMILIES),
+    );
+    delivery.ca_file = ca_file;
+    if delivery
+        .retry
+        .first()
+        .is_some_and(|&first| first >= delivery.expire)
+    {
+        let problem = "ends before the first retry: no message would be tried twice";
+        section.error(
+            "expire",
+            problem,
+            "a duration longer than the first of `retry`",
+        );
+    }
+    section.finish();
+}
+
+pub(super) fn routes(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
+    for section in root.sections("route") {
+        if draft
+            .config
+            .routes
+            .iter()
+            .any(|route| route.domain == DomainPattern::Any)
+        {
+            let place = section.place("domain");
+            let text = place.error("is never reached, since a route before it is for \"*\"", "");
+            draft.warnings.push(text.to_string());
+        }
+        if let Some(route) = route(draft, &section, directory) {
+            draft.config.routes.push(route);
+        }
+        section.finish();
+    }
+}
+
+fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option<Route> {
+    let index = draft.config.routes.len();
+    let domain = section.required("domain", &value::DOMAIN_PATTERN);
+    let hosts = section.filled_list("hosts", &value::HOST, "names nobody to deliver to");
+    let tls = section.value("tls", &value::TLS_LEVEL);
+    let username = section.value("username", &value::TEXT);
+    let use_as = FileUse::RoutePassword(index);
+    let password_file = file(draft, section, directory, "password_file", use_as);
+    match (&username, &password_file) {
+        (Some(_), None) => section.missing("password_file", "the file with the user's password"),
+        (None, Some(_)) => section.missing("username", "the user's name"),
+        (Some(_), Some(_)) => login_is_safe(draft, section, &hosts, tls),
+        (None, None) => {}
+    }
+    Some(Route {
+        domain: domain?,
+        hosts,
+        tls,
+        username,
+        password_file,
+        password: None,
+    })
+}
+
+/// A password goes over TLS, or to this very host.
+fn login_is_safe(
+    draft: &mut Draft,
+    section: &Table<'_, '_>,
+    hosts: &[HostPort],
+    tls: Option<TlsLevel>,
+) {
+    let local = |host: &HostPort| host.ip().is_some_and(|ip| ip.is_loopback());
+    if hosts.iter().all(local) {
+        return;
+    }
+    match tls.unwrap_or(draft.config.delivery.tls) {
+        TlsLevel::None => {
+            let problem = "\"none\" would show the password to the network";
+            section.error(
+                "tls",
+                problem,
+                "\"require\", \"verify\"; \"none\" to loopback only",
+            );
+        }
+        TlsLevel::Opportunistic => {
+            let problem = "is \"opportunistic\": whoever is on the way can read the password; \
+                           \"verify\" prevents it";
+            draft
+                .warnings
+                .push(section.place("tls").error(problem, "").to_string());
+        }
+        TlsLevel::Require | TlsLevel::Verify => {}
+    }
+}
+
+pub(super) fn domains(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
+    for section in root.sections("domain") {
+        let index = draft.config.domains.len();
+        let name = section.required("name", &value::HOSTNAME);
+        let mut keys: Vec<DkimKey> = Vec::new();
+        for key in section.sections("dkim") {
+            let selector = key.required("selector", &value::SELECTOR);
+            let use_as = FileUse::DkimKey(index, keys.len());
+            let key_file = file(draft, &key, directory, "key_file", use_as);
+            if !key.has("key_file") {
+                key.missing(
+                    "key_file",
+                    "the PEM file with an RSA (2048 bits or more) or Ed25519 key",
+                );
+            }
+            if selector
+                .as_ref()
+                .is_some_and(|new| keys.iter().any(|k| k.selector == *new))
+            {
+                key.error(
+                    "selector",
+                    "is used twice in this domain",
+                    "one key a selector",
+                );
+            }
+            if let (Some(selector), Some(key_file)) = (selector, key_file) {
+                keys.push(DkimKey { selector, key_file });
+            }
+            key.finish();
+        }
+        if let Some(name) = name {
+            one_section(draft, &section, &name);
+            if !keys.is_empty() {
+                let text = "DKIM signing is not built yet: mail leaves without these signatures";
+                draft
+                    .warnings
+                    .push(section.place("dkim").error(text, "").to_string());
+            }
+            draft.config.domains.push(SigningDomain { name, keys });
+        }
+        section.finish();
+    }
+}
+
+fn one_section(draft: &Draft, section: &Table<'_, '_>, name: &Domain) {
+    if draft
+        .config
+        .domains
+        .iter()
+        .any(|domain| domain.name == *name)
+    {
+        section.error(
+            "name",
+            format!("{name} has a section already"),
+            "one section a domain",
+        );
+    }
+}
+
+pub(super) fn admin(draft: &mut Draft, root: &Table<'_, '_>) {
+    let Some(section) = root.section("admin") else {
+        return;
+    };
+    draft.config.admin = section.value("address", &value::ADDRESS);
+    if let Some(address) = draft.config.admin
+        && !address.ip().to_canonical().is_loopback()
+    {
+        let problem = "is not on loopback: whoever reaches it administers the relay";
+        draft
+            .warnings
+            .push(section.place("address").error(problem, "").to_string());
+    }
+    section.finish();
+}
+
+/// The path of a file that the section names, joined to the directory of the configuration.
+fn file(
+    draft: &mut Draft,
+    section: &Table<'_, '_>,
+    directory: &Path,
+    key: &'static str,
+    used_for: FileUse,
+) -> Option<PathBuf> {
+    let path = directory.join(section.value(key, &value::TEXT)?);
+    draft.files.push(FileWanted {
+        path: path.clone(),
+        used_for,
+        place: section.place(key),
+    });
+    Some(path)
+}
+
+fn count(section: &Table<'_, '_>, key: &'static str, max: u64) -> Option<usize> {
+    section
+        .number(key, 1..=max)
+        .and_then(|count| usize::try_from(count).ok())
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}

@@ -1,0 +1,346 @@
+//! The small languages of single values: durations, sizes, rates, networks, hosts, patterns.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use smtp_proto::{Domain, Mailbox};
+
+use super::credential::a_labels;
+use super::{DomainPattern, HostPort, IpFamilies, ListenerTls, Rate, SenderPattern, TlsLevel};
+use crate::sasl::Verifier;
+
+/// A language: how a text of it is read, and how to tell someone what it is.
+pub(super) struct Kind<T> {
+    /// What is allowed.
+    pub(super) allowed: &'static str,
+    /// Reads a text, or says what is wrong with it.
+    pub(super) parse: fn(&str) -> Result<T, String>,
+}
+
+pub(super) const TEXT: Kind<String> = Kind {
+    allowed: "text that is not empty, without control characters",
+    parse: text,
+};
+pub(super) const HOSTNAME: Kind<Domain> = Kind {
+    allowed: "a host name, such as \"relay.example.com\"",
+    parse: hostname,
+};
+pub(super) const ADDRESS: Kind<SocketAddr> = Kind {
+    allowed: "an IP address and a port, such as \"127.0.0.1:587\" or \"[::]:587\"",
+    parse: address,
+};
+pub(super) const LISTENER_TLS: Kind<ListenerTls> = Kind {
+    allowed: "\"starttls\", \"implicit\", \"none\"",
+    parse: listener_tls,
+};
+pub(super) const TLS_LEVEL: Kind<TlsLevel> = Kind {
+    allowed: "\"none\", \"opportunistic\", \"require\", \"verify\"",
+    parse: tls_level,
+};
+pub(super) const IP_FAMILIES: Kind<IpFamilies> = Kind {
+    allowed: "\"ipv4\", \"ipv6\", \"both\"",
+    parse: ip_families,
+};
+pub(super) const NETWORK: Kind<IpNet> = Kind {
+    allowed: "a network or an address, such as \"192.0.2.0/24\", \"2001:db8::/48\", \"192.0.2.1\"",
+    parse: network,
+};
+pub(super) const TRUSTED_NETWORK: Kind<IpNet> = Kind {
+    allowed: "networks of /8 or smaller (IPv4), /32 or smaller (IPv6): never an open relay",
+    parse: trusted_network,
+};
+pub(super) const VERIFIER: Kind<Verifier> = Kind {
+    allowed: "what `smtp-relay credential add` writes: \
+              \"SCRAM-SHA-256$4096:SALT$STOREDKEY:SERVERKEY\" (RFC 5803)",
+    parse: verifier,
+};
+pub(super) const SENDER: Kind<SenderPattern> = Kind {
+    allowed: "a domain, an address, or \"*\" for any",
+    parse: sender,
+};
+pub(super) const RATE: Kind<Rate> = Kind {
+    allowed: "a number over a time, such as \"1000/h\", \"10/10m\", \"5/s\"",
+    parse: rate,
+};
+pub(super) const SIZE: Kind<u64> = Kind {
+    allowed: "a size from \"1KiB\" to \"2GiB\", in B, kB, MB, GB, KiB, MiB or GiB",
+    parse: size,
+};
+pub(super) const DURATION: Kind<Duration> = Kind {
+    allowed: "a duration, such as \"90s\", \"5m\", \"1h30m\", \"3d\"",
+    parse: duration,
+};
+pub(super) const SCHEDULE: Kind<Vec<Duration>> = Kind {
+    allowed: "waits of \"1s\" to \"7d\", such as \"1m, 5m*2, 4h*\"; the last one repeats",
+    parse: schedule,
+};
+pub(super) const DOMAIN_PATTERN: Kind<DomainPattern> = Kind {
+    allowed: "\"example.net\", \"*.example.net\" for its subdomains, \"*\" for all",
+    parse: domain_pattern,
+};
+pub(super) const HOST: Kind<HostPort> = Kind {
+    allowed: "a host and a port, such as \"smart.example.net:587\", \"192.0.2.1:25\", \"[::1]:25\"",
+    parse: host_port,
+};
+pub(super) const SELECTOR: Kind<String> = Kind {
+    allowed: "letters, digits, hyphens and dots, such as \"r1\"",
+    parse: selector,
+};
+
+fn unreadable(text: &str) -> String {
+    format!("{text:?} cannot be read")
+}
+
+fn text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.chars().any(char::is_control) {
+        return Err(unreadable(text));
+    }
+    Ok(text.to_owned())
+}
+
+fn hostname(text: &str) -> Result<Domain, String> {
+    let ascii = idna::domain_to_ascii(text).map_err(|_| unreadable(text))?;
+    Domain::parse(&ascii).map_err(|why| format!("{text:?}: {why}"))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| unreadable(text))?;
+    if address.port() == 0 {
+        Err(format!("{text:?} has port 0"))
+    } else {
+        Ok(address)
+    }
+}
+
+fn listener_tls(text: &str) -> Result<ListenerTls, String> {
+    match text {
+        "starttls" => Ok(ListenerTls::StartTls),
+        "implicit" => Ok(ListenerTls::Implicit),
+        "none" => Ok(ListenerTls::None),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn tls_level(text: &str) -> Result<TlsLevel, String> {
+    match text {
+        "none" => Ok(TlsLevel::None),
+        "opportunistic" => Ok(TlsLevel::Opportunistic),
+        "require" => Ok(TlsLevel::Require),
+        "verify" => Ok(TlsLevel::Verify),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn ip_families(text: &str) -> Result<IpFamilies, String> {
+    match text {
+        "ipv4" => Ok(IpFamilies::Ipv4),
+        "ipv6" => Ok(IpFamilies::Ipv6),
+        "both" => Ok(IpFamilies::Both),
+        _ => Err(unreadable(text)),
+    }
+}
+
+/// A network, without the bits of a host in it; IPv4 in its mapped form becomes IPv4.
+fn network(text: &str) -> Result<IpNet, String> {
+    let parsed = match text.parse::<IpAddr>() {
+        Ok(address) => Ok(IpNet::from(address)),
+        Err(_) => text.parse::<IpNet>(),
+    };
+    let network = parsed.map_err(|_| unreadable(text))?.trunc();
+    let IpNet::V6(wide) = network else {
+        return Ok(network);
+    };
+    let mapped = wide
+        .addr()
+        .to_ipv4_mapped()
+        .zip(wide.prefix_len().checked_sub(96));
+    Ok(mapped
+        .and_then(|(ip, len)| IpNet::new(ip.into(), len).ok())
+        .unwrap_or(network))
+}
+
+fn trusted_network(text: &str) -> Result<IpNet, String> {
+    let network = network(text)?;
+    let len_min = match network {
+        IpNet::V4(_) => 8,
+        IpNet::V6(_) => 32,
+    };
+    if network.prefix_len() < len_min {
+        return Err(format!("{text:?} is wider than /{len_min}"));
+    }
+    Ok(network)
+}
+
+/// The problem never repeats the verifier.
+fn verifier(text: &str) -> Result<Verifier, String> {
+    text.parse::<Verifier>().map_err(|why| why.to_string())
+}
+
+fn sender(text: &str) -> Result<SenderPattern, String> {
+    if text == "*" {
+        return Ok(SenderPattern::Any);
+    }
+    if text.contains('@') {
+        let address = Mailbox::parse_utf8(text).map_err(|why| format!("{text:?}: {why}"))?;
+        return Ok(SenderPattern::Address(address));
+    }
+    let domain = Domain::parse_utf8(text).map_err(|why| format!("{text:?}: {why}"))?;
+    Ok(SenderPattern::Domain(domain))
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    let (count, per) = text.split_once('/').ok_or_else(|| unreadable(text))?;
+    let count: u32 = count.trim().parse().map_err(|_| unreadable(text))?;
+    let per = per.trim();
+    let per = if per.starts_with(|c: char| c.is_ascii_digit()) {
+        duration(per)
+    } else {
+        duration(&format!("1{per}"))
+    };
+    let per = per.map_err(|_| unreadable(text))?;
+    if count == 0 {
+        return Err(format!("{text:?} lets nothing through"));
+    }
+    Ok(Rate { count, per })
+}
+
+const SIZE_MAX: u64 = 2 << 30;
+const SIZE_MIN: u64 = 1 << 10;
+
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(unreadable(text)),
+    };
+    let number: u64 = number.parse().map_err(|_| unreadable(text))?;
+    let size = number.checked_mul(unit).ok_or_else(|| unreadable(text))?;
+    if (SIZE_MIN..=SIZE_MAX).contains(&size) {
+        Ok(size)
+    } else {
+        Err(format!("{text:?} is out of range"))
+    }
+}
+
+/// The longest duration: ten years.
+const DURATION_SECS_MAX: u64 = 10 * 366 * 86_400;
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let mut secs: u64 = 0;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(unreadable(text));
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| unreadable(text))?;
+        let unit: u64 = match after.chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            Some('d') => 86_400,
+            Some('w') => 7 * 86_400,
+            Some(_) => return Err(unreadable(text)),
+            None => return Err(format!("{text:?} has no unit (s, m, h, d, w)")),
+        };
+        secs = number
+            .checked_mul(unit)
+            .and_then(|more| secs.checked_add(more))
+            .filter(|&secs| secs <= DURATION_SECS_MAX)
+            .ok_or_else(|| format!("{text:?} is too long"))?;
+        rest = &after[1..];
+    }
+    if secs == 0 {
+        Err(format!("{text:?} is no time at all"))
+    } else {
+        Ok(Duration::from_secs(secs))
+    }
+}
+
+/// The most waits of a schedule, repetitions counted.
+const SCHEDULE_LEN_MAX: usize = 1000;
+const WAIT_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+fn schedule(text: &str) -> Result<Vec<Duration>, String> {
+    let mut waits = Vec::new();
+    let mut steps = text.split(',').peekable();
+    while let Some(step) = steps.next() {
+        let step = step.trim();
+        let (wait, times) = match step.split_once('*') {
+            None => (step, 1),
+            Some((wait, "")) if steps.peek().is_none() => (wait, 1),
+            Some((_, "")) => return Err(format!("{step:?} repeats for ever and is not the last")),
+            Some((wait, times)) => (
+                wait,
+                times
+                    .trim()
+                    .parse::<usize>()
+                    .map_err(|_| unreadable(step))?,
+            ),
+        };
+        let wait = duration(wait)?;
+        if wait > WAIT_MAX {
+            return Err(format!("{step:?} is longer than 7d"));
+        }
+        if times == 0 || waits.len() + times > SCHEDULE_LEN_MAX {
+            return Err(format!("{step:?}: too few or too many repetitions"));
+        }
+        waits.extend(std::iter::repeat_n(wait, times));
+    }
+    Ok(waits)
+}
+
+fn domain_pattern(text: &str) -> Result<DomainPattern, String> {
+    let domain = |name: &str| Domain::parse_utf8(name).map_err(|why| format!("{text:?}: {why}"));
+    match text.strip_prefix("*.") {
+        _ if text == "*" => Ok(DomainPattern::Any),
+        Some(parent) => domain(parent).map(DomainPattern::Subdomains),
+        None => domain(text).map(DomainPattern::Exact),
+    }
+}
+
+fn host_port(text: &str) -> Result<HostPort, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match address.port() {
+            0 => Err(format!("{text:?} has port 0")),
+            port => Ok(HostPort {
+                host: address.ip().to_string(),
+                port,
+            }),
+        };
+    }
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or_else(|| format!("{text:?} has no port"))?;
+    let port: u16 = port.parse().map_err(|_| unreadable(text))?;
+    let host = Domain::parse_utf8(host).map_err(|why| format!("{text:?}: {why}"))?;
+    // A name of digits only would be an address that is written wrong.
+    let last_label = host.as_str().rsplit('.').next().unwrap_or_default();
+    if port == 0 || last_label.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(unreadable(text));
+    }
+    Ok(HostPort {
+        host: a_labels(&host),
+        port,
+    })
+}
+
+fn selector(text: &str) -> Result<String, String> {
+    // RFC 6376 §3.1: a selector is made of sub-domains.
+    Domain::parse(text)
+        .map(|name| name.as_str().to_owned())
+        .map_err(|_| unreadable(text))
+}
