@@ -56,6 +56,7 @@ mod lookup;
 mod name;
 mod query;
 mod records;
+mod step;
 #[cfg(test)]
 mod tests;
 pub mod zone;
@@ -63,8 +64,9 @@ pub mod zone;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-pub use lookup::{Event, LOOKUP_MAX, Lookup, Step, Transport};
+pub use lookup::{LOOKUP_MAX, Lookup};
 pub use query::Query;
+pub use step::{Event, Step, Transport};
 
 use crate::config::{DnsConfig, IpFamilies};
 use crate::rng::Rng;
