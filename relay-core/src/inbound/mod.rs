@@ -1,8 +1,13 @@
 //! Submission: one client's connection as a machine, from the banner to the last `250 queued`.
 
+mod admit;
+mod auth;
 pub mod body;
+mod content;
+mod envelope;
 mod proxy;
 mod session;
+mod transfer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,31 +1,155 @@
-//! The session: one client's connection.
+//! The session itself: what it holds, what it waits for, and how it ends.
 
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use smtp_proto::server::{Auth, Connection, Event, Hello, Mail, Progress, Rejection};
+
+use super::auth::Exchange;
+use super::content::Transaction;
+use super::envelope::Client;
+use super::transfer::{Pace, Transfer};
 use super::{Answer, Request, Setup};
-use crate::machine::{Input, Machine, Output};
+use crate::channel::Channel;
+use crate::engine::{self, Ask, Refusal};
+use crate::id::MessageId;
+use crate::machine::{Input, Machine, Output, Timer};
 use crate::rng::Rng;
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
-/// One client's connection. Drive it as [`crate::machine`] says.
+/// The time for a command, from the reply before it to its CRLF. Its octets do not renew it.
+/// RFC 5321 §4.5.3.2.7: "at least 5 minutes".
+const COMMAND: Duration = Duration::from_mins(5);
+
+/// The time for a TLS handshake, and for a PROXY header.
+const HANDSHAKE: Duration = Duration::from_mins(1);
+
+/// One client's connection. The module says what it does, [`crate::machine`] how it is driven.
 #[derive(Debug)]
 pub struct Session {
-    setup: Setup,
-    now: Now,
-    rng: Rng,
+    pub(super) setup: Setup,
+    pub(super) now: Now,
+    pub(super) rng: Rng,
+    pub(super) channel: Channel,
+    /// The protocol; none before the greeting.
+    pub(super) smtp: Option<Box<Connection>>,
+    pub(super) state: State,
+    /// What the next poll asks of the runtime.
+    pub(super) request: Option<Request>,
+    /// What is owed to the engine and the spool. One stays here until it is done.
+    chores: Vec<Chore>,
+    /// Replies that are not in the channel yet. It is as empty as can be while the client is read.
+    pub(super) replies: Vec<u8>,
+    /// What left the channel before it changed to TLS.
+    pub(super) wire: Vec<u8>,
+    /// Clear text from the client that is not decoded yet, since an answer comes first.
+    pending: Vec<u8>,
+    pub(super) client: Client,
+    /// What the client calls itself.
+    pub(super) hello: Option<Box<Hello>>,
+    /// TLS protocol and suite.
+    pub(super) tls: Option<Box<str>>,
+    pub(super) transaction: Option<Box<Transaction>>,
+    /// The engine counts this connection: it is owed a `Bye`.
+    pub(super) welcome: bool,
+    pub(super) auth_failures: u8,
+    interrupted: bool,
+    /// Since when the session waits for what it waits for.
+    pub(super) since: Instant,
+    /// A command has begun.
+    line_begun: bool,
+}
+
+/// Something that the session owes, whatever becomes of the client.
+#[derive(Debug, Clone, Copy)]
+enum Chore {
+    /// Delete the spool file of a message.
+    Unspool(MessageId),
+    /// Give the id of a message back.
+    Abandon(MessageId),
+    /// Say that the session is over.
+    Bye,
+}
+
+/// What the session waits for.
+#[derive(Debug)]
+pub(super) enum State {
+    /// The PROXY header.
+    Proxy,
+    /// The engine's answer to `Connect`.
+    Connecting,
+    /// The end of the TLS handshake.
+    Handshake,
+    /// A command.
+    Ready,
+    /// The next step of an authentication: of the client, the engine or the embedder.
+    Auth(Box<Exchange>),
+    /// The engine's answer to `Mail`.
+    Mail(Box<Mail>),
+    /// A message: its octets, the spool, or the engine's answer to `Submit`.
+    Transfer(Box<Transfer>),
+    /// The end of a message that is refused.
+    Discarding(Pace),
+    /// Nothing: the session is over when its chores are.
+    Ending,
 }
 
 impl Session {
     /// A session on a connection that was just accepted.
     #[must_use]
     pub fn new(setup: Setup, now: Now, rng: Rng) -> Self {
-        Self { setup, now, rng }
+        let mut session = Self {
+            setup,
+            now,
+            rng,
+            channel: Channel::plain(),
+            smtp: None,
+            state: State::Ending,
+            request: None,
+            chores: Vec::new(),
+            replies: Vec::new(),
+            wire: Vec::new(),
+            pending: Vec::new(),
+            client: Client::Nobody,
+            hello: None,
+            tls: None,
+            transaction: None,
+            welcome: false,
+            auth_failures: 0,
+            interrupted: false,
+            since: now.instant,
+            line_begun: false,
+        };
+        session.admission_begins();
+        session
     }
 
-    /// The relay shuts down: the next [`Machine::poll_output`] says 421 and closes, or, if a message is
-    /// on its way in, the one after its end. Call it on a session that waits in `Output::Read`, then
-    /// poll as after an input.
+    /// The relay shuts down. A session between two messages says 421 4.3.2 at its next poll and closes;
+    /// one that has an envelope goes on until that is queued, refused or dropped.
+    ///
+    /// Call it while the session waits in [`Output::Read`], then poll as after an input. On a session
+    /// that waits for an answer it may be called too; the answer is handed in before the next poll.
     pub fn interrupt(&mut self, now: Now) {
         self.now = now;
-        let _ = (&self.setup, &self.rng);
+        self.interrupted = true;
+        self.settle();
+    }
+
+    /// The client's address: from PROXY, where that is believed.
+    #[must_use]
+    pub fn client(&self) -> SocketAddr {
+        self.setup.peer
+    }
+
+    fn wait_for_body(&self, pace: &Pace) -> Output<Request> {
+        let in_body = self.smtp.as_ref().is_some_and(|smtp| smtp.is_in_body());
+        let until = if in_body { pace.deadline() } else { pace.deadline_between_chunks() };
+        Output::Read { until, why: Timer::Body }
+    }
+
+    /// The client's IP address; an IPv4 one that came in IPv6's clothes is an IPv4 one.
+    pub(super) fn client_ip(&self) -> IpAddr {
+        self.setup.peer.ip().to_canonical()
     }
 }
 
@@ -33,11 +157,362 @@ impl Machine for Session {
     type Request = Request;
     type Answer = Answer;
 
-    fn handle_input(&mut self, now: Now, _input: Input<'_, Answer>) {
+    fn handle_input(&mut self, now: Now, input: Input<'_, Answer>) {
         self.now = now;
+        match input {
+            Input::Bytes(bytes) => self.bytes(bytes),
+            Input::Answer(answer) => {
+                self.answer(answer);
+                self.go_on();
+            }
+            Input::Timeout => self.timeout(),
+            Input::Closed(_) | Input::WriteFailed(_) => self.end(),
+        }
+        self.settle();
     }
 
-    fn poll_output(&mut self, _wire: &mut Vec<u8>) -> Output<Request> {
-        Output::Close
+    fn poll_output(&mut self, wire: &mut Vec<u8>) -> Output<Request> {
+        wire.append(&mut self.wire);
+        self.channel.send(&self.replies, wire);
+        (self.replies, self.wire) = (Vec::new(), Vec::new());
+        if let Some(request) = self.request.take() {
+            return Output::Request(request);
+        }
+        let wait = |time, why| Output::Read { until: self.since + time, why };
+        match &self.state {
+            State::Proxy | State::Handshake => wait(HANDSHAKE, Timer::Handshake),
+            State::Ready if self.line_begun => wait(COMMAND, Timer::CommandLine),
+            State::Ready => wait(COMMAND, Timer::Command),
+            State::Auth(_) => wait(COMMAND, Timer::AuthResponse),
+            State::Transfer(transfer) => self.wait_for_body(&transfer.pace),
+            State::Discarding(pace) => self.wait_for_body(pace),
+            State::Connecting | State::Mail(_) | State::Ending => {
+                self.channel.close(wire);
+                Output::Close
+            }
+        }
+    }
+}
+
+// What comes in.
+
+impl Session {
+    fn bytes(&mut self, bytes: &[u8]) {
+        let mut scratch = Vec::new();
+        match self.channel.receive(bytes, &mut scratch) {
+            Ok(text) => {
+                if matches!(self.state, State::Handshake) && !self.channel.handshaking() {
+                    self.handshake_ends();
+                }
+                self.text(text);
+            }
+            // The alert for the client waits in the channel.
+            Err(_) => self.end(),
+        }
+    }
+
+    /// Takes clear text. It is copied only if an answer must come before it is decoded.
+    fn text(&mut self, text: &[u8]) {
+        if let Some(pace) = self.state.pace() {
+            pace.heard(text.len(), self.now.instant);
+        }
+        if self.pending.is_empty() {
+            let used = self.decode(text);
+            self.pending = text[used..].to_vec();
+        } else {
+            self.pending.extend_from_slice(text);
+            self.go_on();
+        }
+    }
+
+    /// Decodes what is pending.
+    fn go_on(&mut self) {
+        let mut pending = std::mem::take(&mut self.pending);
+        let used = self.decode(&pending);
+        if used < pending.len() {
+            pending.drain(..used);
+            self.pending = pending;
+        }
+    }
+
+    /// Decodes until an answer must come first or the text is used up; gives how much was used.
+    fn decode(&mut self, text: &[u8]) -> usize {
+        let mut used = 0;
+        if matches!(self.state, State::Proxy) {
+            used = self.proxy(text);
+        }
+        while self.reads() {
+            let Some(smtp) = &mut self.smtp else { break };
+            let said = self.replies.len();
+            let progress = smtp.receive(&text[used..], &mut self.replies);
+            let (in_body, answered) = (smtp.is_in_body(), self.replies.len() > said);
+            if answered {
+                self.line_ends();
+            }
+            match progress {
+                Ok(Progress::Event { used: more, event }) => {
+                    used += more;
+                    self.line_ends();
+                    self.event(event);
+                }
+                Ok(Progress::NeedMore { used: more }) => {
+                    used += more;
+                    self.line_begun |= more > 0 && !answered;
+                    self.discarded(in_body);
+                    break;
+                }
+                Err(_) => self.end(),
+            }
+            self.discarded(in_body);
+        }
+        if self.is_ending() { text.len() } else { used }
+    }
+
+    /// A command is done: the time for the next begins.
+    fn line_ends(&mut self) {
+        self.line_begun = false;
+        self.since = self.now.instant;
+    }
+
+    /// Whether octets of the client are decoded now.
+    fn reads(&self) -> bool {
+        let reads = match &self.state {
+            State::Ready | State::Discarding(_) => true,
+            State::Auth(exchange) => exchange.is_challenged(),
+            State::Transfer(transfer) => transfer.receives(),
+            State::Proxy
+            | State::Connecting
+            | State::Handshake
+            | State::Mail(_)
+            | State::Ending => false,
+        };
+        reads && self.request.is_none() && self.chores.is_empty()
+    }
+
+    /// A message that was refused on the way has come to its end.
+    fn discarded(&mut self, in_body: bool) {
+        if matches!(self.state, State::Discarding(_)) && !in_body {
+            self.ready();
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        match (std::mem::replace(&mut self.state, State::Ready), event) {
+            (State::Transfer(transfer), Event::Body(piece)) => self.transfer_takes(transfer, piece),
+            (State::Transfer(transfer), Event::BodyEnd) => self.transfer_ends(transfer),
+            (State::Transfer(transfer), Event::BodyRefused(_)) => self.transfer_refused(transfer),
+            (State::Auth(exchange), Event::Auth(Auth::Response(response))) => {
+                self.auth_response(*exchange, &response);
+            }
+            (State::Auth(_), Event::Auth(Auth::Cancelled)) => self.auth_cancelled(),
+            (State::Ready, Event::Auth(Auth::Start { mechanism, initial_response })) => {
+                self.auth_begins(mechanism, initial_response.as_deref());
+            }
+            (State::Ready, Event::Mail(mail)) => self.mail(mail),
+            (State::Ready, Event::Rcpt(rcpt)) => self.rcpt(rcpt),
+            (State::Ready, Event::Data { .. }) => self.transfer_begins(),
+            (State::Ready, Event::StartTls) => self.upgrade(),
+            (State::Ready | State::Transfer(_), Event::Hello(hello)) => {
+                self.drop_transaction();
+                self.hello = Some(Box::new(hello));
+                self.accept("");
+            }
+            (State::Ready | State::Transfer(_), Event::Reset) => self.drop_transaction(),
+            (_, Event::Quit) => self.end(),
+            // The protocol gives no event that does not fit the state that its events led to.
+            (
+                State::Proxy
+                | State::Connecting
+                | State::Handshake
+                | State::Ready
+                | State::Auth(_)
+                | State::Mail(_)
+                | State::Transfer(_)
+                | State::Discarding(_)
+                | State::Ending,
+                Event::Hello(_)
+                | Event::StartTls
+                | Event::Auth(_)
+                | Event::Mail(_)
+                | Event::Rcpt(_)
+                | Event::Data { .. }
+                | Event::Body(_)
+                | Event::BodyEnd
+                | Event::BodyRefused(_)
+                | Event::Reset,
+            ) => self.confused(),
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        match (std::mem::replace(&mut self.state, State::Ready), answer) {
+            (State::Connecting, Answer::Engine(engine::Answer::Welcome(config))) => {
+                self.welcomed(config);
+            }
+            (State::Connecting, Answer::Engine(engine::Answer::Refused(refusal))) => {
+                self.turned_away(&refusal);
+            }
+            (State::Auth(exchange), answer) => self.auth_answered(*exchange, answer),
+            (State::Mail(mail), answer) => self.mail_answered(*mail, answer),
+            (State::Transfer(transfer), answer) => self.transfer_answered(transfer, answer),
+            // A chore is done. Nothing else is asked in these states.
+            (state @ (State::Ready | State::Discarding(_) | State::Ending), _) => {
+                self.state = state;
+                if !self.chores.is_empty() {
+                    self.chores.remove(0);
+                }
+            }
+            (State::Proxy | State::Connecting | State::Handshake, _) => self.confused(),
+        }
+    }
+
+    fn timeout(&mut self) {
+        match &self.state {
+            State::Proxy | State::Handshake => self.end(),
+            State::Transfer(_) | State::Discarding(_) => {
+                self.shut_down(Rejection::TIMED_OUT, "The message comes too slowly; closing");
+            }
+            State::Ready
+            | State::Auth(_)
+            | State::Connecting
+            | State::Mail(_)
+            | State::Ending => {
+                self.shut_down(Rejection::TIMED_OUT, "Waited too long for a command; closing");
+            }
+        }
+    }
+}
+
+// What goes out, and how it ends.
+
+impl Session {
+    /// Says yes to the pending command. An empty text stands for the usual one.
+    pub(super) fn accept(&mut self, text: &str) {
+        let Some(smtp) = &mut self.smtp else { return };
+        if smtp.accept(text, &mut self.replies).is_err() {
+            self.confused();
+        }
+    }
+
+    /// Says no to the pending command, or to the message under way.
+    pub(super) fn reject(&mut self, refusal: &Refusal) {
+        let Some(smtp) = &mut self.smtp else { return };
+        if smtp.reject(refusal.why, &refusal.text, &mut self.replies).is_err() {
+            return self.confused();
+        }
+        if refusal.close || smtp.is_closed() {
+            self.end();
+        }
+    }
+
+    /// Sends a 334.
+    pub(super) fn challenge(&mut self, challenge: &[u8]) {
+        let Some(smtp) = &mut self.smtp else { return };
+        if smtp.challenge(challenge, &mut self.replies).is_err() {
+            self.confused();
+        }
+    }
+
+    /// Says 421 and ends.
+    pub(super) fn shut_down(&mut self, why: Rejection, text: &str) {
+        if let Some(smtp) = &mut self.smtp {
+            smtp.shut_down(why, text, &mut self.replies);
+        }
+        self.end();
+    }
+
+    /// An answer or an event came that fits nothing that was asked: an error in a runtime or in us.
+    pub(super) fn confused(&mut self) {
+        debug_assert!(false, "an answer that nobody asked for");
+        self.shut_down(Rejection::transient(421, 3, 0), "Internal error; closing");
+    }
+
+    /// Waits for a command.
+    pub(super) fn ready(&mut self) {
+        self.state = State::Ready;
+        self.line_ends();
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.state, State::Ending)
+    }
+
+    /// The envelope comes to nothing: its id goes back, and what the spool holds of it is deleted.
+    pub(super) fn drop_transaction(&mut self) {
+        if let Some(transaction) = self.transaction.take() {
+            if transaction.spooled {
+                self.chores.push(Chore::Unspool(transaction.id));
+            }
+            self.chores.push(Chore::Abandon(transaction.id));
+        }
+    }
+
+    /// The engine refused to keep the message: its id is gone, the spool is not.
+    pub(super) fn submission_refused(&mut self) {
+        if let Some(transaction) = self.transaction.take_if(|transaction| transaction.spooled) {
+            self.chores.push(Chore::Unspool(transaction.id));
+        }
+        self.transaction = None;
+    }
+
+    /// The session is over. What it owes to others is paid before the connection closes.
+    pub(super) fn end(&mut self) {
+        if self.is_ending() {
+            return;
+        }
+        self.drop_transaction();
+        if std::mem::take(&mut self.welcome) {
+            self.chores.push(Chore::Bye);
+        }
+        self.request = None;
+        self.pending = Vec::new();
+        self.state = State::Ending;
+    }
+
+    /// After each input: pays what is owed, and ends if nothing more can come or is wanted.
+    fn settle(&mut self) {
+        if self.reads() && self.channel.peer_closed() {
+            // RFC 8446 §6.1: nothing comes after a close_notify.
+            self.end();
+        }
+        if self.interrupted && self.transaction.is_none() && self.waits_for_client() {
+            self.shut_down(Rejection::SHUTTING_DOWN, "Shutting down; connect again later");
+        }
+        let owes = matches!(self.state, State::Ready | State::Discarding(_) | State::Ending);
+        if let (Some(chore), None, true) = (self.chores.first(), &self.request, owes) {
+            self.request = Some(chore.request());
+        }
+    }
+
+    /// Whether the next poll is a read.
+    fn waits_for_client(&self) -> bool {
+        self.reads() || matches!(self.state, State::Proxy | State::Handshake)
+    }
+}
+
+impl Chore {
+    fn request(self) -> Request {
+        match self {
+            Self::Unspool(id) => Request::Unspool(id),
+            Self::Abandon(id) => Request::Engine(Ask::Abandon(id)),
+            Self::Bye => Request::Engine(Ask::Bye),
+        }
+    }
+}
+
+impl State {
+    /// The pace of the message under way.
+    fn pace(&mut self) -> Option<&mut Pace> {
+        match self {
+            Self::Transfer(transfer) => Some(&mut transfer.pace),
+            Self::Discarding(pace) => Some(pace),
+            Self::Proxy
+            | Self::Connecting
+            | Self::Handshake
+            | Self::Ready
+            | Self::Auth(_)
+            | Self::Mail(_)
+            | Self::Ending => None,
+        }
     }
 }

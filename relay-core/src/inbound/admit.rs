@@ -1,0 +1,167 @@
+//! The way in: PROXY header, the engine's welcome, TLS, the banner.
+//!
+//! ```text
+//!   Proxy ──header──▶ Connecting ──Welcome──┬─ tls = "implicit" ─▶ Handshake ──▶ 220
+//!                         │                 └─ otherwise ──────────────────────▶ 220
+//!                         └──Refused──▶ 421 (in clear text only), close
+//!
+//!   Ready ──STARTTLS──▶ Handshake ──▶ Ready, all forgotten
+//! ```
+//!
+//! RFC 5321 §3.1, RFC 3207, RFC 8314 §3.3.
+
+use std::sync::Arc;
+
+use smtp_proto::{Extension, Mechanism, server};
+
+use super::Request;
+use super::envelope::Client;
+use super::proxy::{self, Parsed};
+use super::session::{Session, State};
+use crate::config::{Config, Listener, ListenerTls};
+use crate::engine::{Ask, Refusal};
+
+impl Session {
+    pub(super) fn admission_begins(&mut self) {
+        match self.listener() {
+            Some(listener) if listener.proxy_protocol => self.state = State::Proxy,
+            Some(_) => self.ask_to_connect(),
+            None => self.end(),
+        }
+    }
+
+    fn listener(&self) -> Option<&Listener> {
+        self.setup.config.listeners.get(self.setup.listener)
+    }
+
+    /// When TLS starts; on a listener that is gone with a reload, as if it were on a public one.
+    fn listener_tls(&self) -> ListenerTls {
+        self.listener().map_or(ListenerTls::StartTls, |listener| listener.tls)
+    }
+
+    fn ask_to_connect(&mut self) {
+        self.state = State::Connecting;
+        let ask = Ask::Connect { peer: self.client_ip(), listener: self.setup.listener };
+        self.request = Some(Request::Engine(ask));
+    }
+
+    /// Reads the PROXY header; gives how many octets it took.
+    pub(super) fn proxy(&mut self, pending: &[u8]) -> usize {
+        match proxy::parse(pending) {
+            Parsed::Partial => 0,
+            Parsed::Header { used, client } => {
+                self.setup.peer = client.unwrap_or(self.setup.peer);
+                self.ask_to_connect();
+                used
+            }
+            Parsed::Invalid => {
+                self.end();
+                pending.len()
+            }
+        }
+    }
+
+    /// The engine lets the client in.
+    pub(super) fn welcomed(&mut self, config: Arc<Config>) {
+        self.setup.config = config;
+        self.welcome = true;
+        self.client = self.client_by_network();
+        match self.listener_tls() {
+            ListenerTls::Implicit => self.start_tls(),
+            ListenerTls::StartTls | ListenerTls::None => self.greet(),
+        }
+    }
+
+    /// The engine does not. A client that expects TLS first could not read the reply.
+    pub(super) fn turned_away(&mut self, refusal: &Refusal) {
+        match self.listener_tls() {
+            ListenerTls::Implicit => {}
+            ListenerTls::StartTls | ListenerTls::None => {
+                // The 421 takes the place of the banner. RFC 5321 §3.1.
+                let mut smtp = self.protocol(&mut Vec::new());
+                smtp.shut_down(refusal.why, &refusal.text, &mut self.replies);
+            }
+        }
+        self.end();
+    }
+
+    /// Whom the client is by where it comes from.
+    fn client_by_network(&self) -> Client {
+        let ip = self.client_ip();
+        let name = self
+            .listener()
+            .filter(|listener| listener.trusted_networks.iter().any(|net| net.contains(&ip)))
+            .and_then(|listener| listener.trusted_as.as_ref());
+        let credential = name.and_then(|name| {
+            self.setup.config.credentials.iter().find(|credential| credential.name == *name)
+        });
+        credential.map_or(Client::Nobody, |credential| Client::Trusted(Arc::clone(credential)))
+    }
+
+    /// The client said STARTTLS: the 220 goes out in clear text, and nothing after it.
+    pub(super) fn upgrade(&mut self) {
+        self.accept("");
+        self.channel.send(&self.replies, &mut self.wire);
+        self.replies.clear();
+        // RFC 3207 §4.2: "the server MUST discard any knowledge obtained from the client".
+        self.drop_transaction();
+        self.hello = None;
+        self.client = self.client_by_network();
+        self.start_tls();
+    }
+
+    fn start_tls(&mut self) {
+        self.state = State::Handshake;
+        self.since = self.now.instant;
+        if self.channel.start_server(&self.setup.tls).is_err() {
+            self.end();
+        }
+    }
+
+    /// TLS is up. After STARTTLS there is no second banner, and nothing that was said before it counts.
+    pub(super) fn handshake_ends(&mut self) {
+        self.tls = self.channel.protocol_suite().map(Into::into);
+        let mut banner = Vec::new();
+        let mut smtp = self.protocol(&mut banner);
+        smtp.tls_started();
+        if self.smtp.replace(Box::new(smtp)).is_none() {
+            self.replies.append(&mut banner);
+        }
+        self.ready();
+    }
+
+    /// The banner, in clear text.
+    fn greet(&mut self) {
+        let mut banner = Vec::new();
+        self.smtp = Some(Box::new(self.protocol(&mut banner)));
+        self.replies.append(&mut banner);
+        self.ready();
+    }
+
+    /// The protocol with what this client is offered here and now.
+    fn protocol(&self, banner: &mut Vec<u8>) -> server::Connection {
+        let config = &self.setup.config;
+        let mut offer = server::Config::new(config.hostname.clone());
+        // A message is not marked for REQUIRETLS on its way through the queue yet: RFC 8689 §4.1.
+        offer.extensions = offer.extensions.without(Extension::RequireTls);
+        offer.limits.message_size = config.limits.message_size;
+        offer.limits.recipients = u32::try_from(config.limits.recipients).unwrap_or(u32::MAX);
+        match self.listener_tls() {
+            ListenerTls::StartTls => offer = offer.with(Extension::StartTls),
+            ListenerTls::Implicit => {}
+            // Only a listener on loopback may have no TLS.
+            ListenerTls::None => offer.auth_without_tls = true,
+        }
+        let mechanisms = match (config.external_credentials, self.channel.tls_exporter()) {
+            // The embedder checks passwords; it has no keys to answer SCRAM with.
+            (true, _) => &ALL_MECHANISMS[..2],
+            (false, None) => &ALL_MECHANISMS[..3],
+            (false, Some(_)) => &ALL_MECHANISMS[..],
+        };
+        server::Connection::new(&Arc::new(offer.with_auth(mechanisms)), banner)
+    }
+}
+
+/// What is spoken here, with those first that need the least of the connection.
+const ALL_MECHANISMS: [Mechanism; 4] =
+    [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256, Mechanism::ScramSha256Plus];

@@ -1,0 +1,176 @@
+//! A message on its way in: its envelope from MAIL on, its octets from DATA or BDAT on.
+//!
+//! ```text
+//!   MAIL ──▶ Transaction ──RCPT…──▶ DATA/BDAT ──▶ Content ──push──▶ (in memory | spooled in pieces)
+//!                                                    │
+//!                                                    └──finish──▶ Submission, or the refusal
+//! ```
+//!
+//! RFC 6409 §6 and §8 (what a submission server checks and adds), RFC 3030 §3 (BINARYMIME).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smtp_proto::server::Rejection;
+use smtp_proto::{BodyType, MailParams, ReversePath};
+
+use super::body::{HeaderFilter, Received};
+use crate::config::Credential;
+use crate::engine::{Refusal, Submission};
+use crate::id::MessageId;
+use crate::queue::message::{BODY_MEMORY_MAX, Body, BodyKind, Envelope, Origin, Recipient};
+
+/// The size of the pieces that go to the spool, in octets.
+const SPOOL_PIECE: usize = 64 * 1024;
+
+/// One envelope, from the acceptance of its MAIL to the end of its message or its abortion.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub(super) id: MessageId,
+    pub(super) from: ReversePath,
+    pub(super) params: MailParams,
+    /// Who sends it. A later reload of the configuration changes nothing for this message.
+    pub(super) credential: Arc<Credential>,
+    pub(super) recipients: Vec<Recipient>,
+    /// The spool holds a part of it, to be deleted if it comes to nothing.
+    pub(super) spooled: bool,
+}
+
+impl Transaction {
+    pub(super) fn new(
+        id: MessageId,
+        from: ReversePath,
+        params: MailParams,
+        credential: Arc<Credential>,
+    ) -> Self {
+        Self { id, from, params, credential, recipients: Vec::new(), spooled: false }
+    }
+
+    /// Whether UTF-8 was asked for, or an address needs it.
+    pub(super) fn smtputf8(&self) -> bool {
+        let recipient = |recipient: &Recipient| recipient.to.is_ascii();
+        self.params.smtputf8 || !self.from.is_ascii() || !self.recipients.iter().all(recipient)
+    }
+}
+
+/// The octets of one message.
+#[derive(Debug)]
+pub(super) struct Content {
+    filter: HeaderFilter,
+    /// What is kept and not spooled yet.
+    buffer: Vec<u8>,
+    /// Octets that are in the spool.
+    spooled: u64,
+    /// From how many octets on `buffer` goes to the spool.
+    spool_at: usize,
+    /// The room that is made at once for a message that says that it is small.
+    expected: usize,
+    /// The length of our and the message's header fields; none until they are complete.
+    header_size: Option<u32>,
+}
+
+impl Content {
+    /// Before the first octet. A message that says that it will be large goes to the spool early, so
+    /// that many of them at once need little memory.
+    pub(super) fn new(declared_size: Option<u64>) -> Self {
+        let declared = declared_size.and_then(|size| usize::try_from(size).ok());
+        let large = declared_size.is_some_and(|size| size > BODY_MEMORY_MAX as u64);
+        Self {
+            filter: HeaderFilter::new(),
+            buffer: Vec::new(),
+            spooled: 0,
+            spool_at: if large { SPOOL_PIECE } else { BODY_MEMORY_MAX + 1 },
+            expected: declared.filter(|_| !large).unwrap_or(0),
+            header_size: None,
+        }
+    }
+
+    /// Takes a piece of the message. After a refusal the rest need not be shown.
+    pub(super) fn push(
+        &mut self,
+        piece: &[u8],
+        credential: &Credential,
+        received: &Received<'_>,
+    ) -> Result<(), Refusal> {
+        let body = self.filter.push(piece);
+        self.take_headers(credential, received)?;
+        self.buffer.extend_from_slice(body);
+        Ok(())
+    }
+
+    /// The next piece for the spool, if there is one. The caller sees to it that it is spooled.
+    pub(super) fn spill(&mut self) -> Option<Bytes> {
+        if self.buffer.len() < self.spool_at {
+            return None;
+        }
+        self.spool_at = SPOOL_PIECE;
+        self.spooled += self.buffer.len() as u64;
+        Some(std::mem::take(&mut self.buffer).into())
+    }
+
+    /// The message is complete: its last octets for the spool, if a part of it is there, and what to
+    /// submit; or why it is refused.
+    pub(super) fn finish(
+        &mut self,
+        transaction: &Transaction,
+        origin: Origin,
+        received: &Received<'_>,
+    ) -> Result<(Option<Bytes>, Box<Submission>), Refusal> {
+        self.filter.finish();
+        self.take_headers(&transaction.credential, received)?;
+        let kind = self.filter.kind();
+        let binary = transaction.params.body == Some(BodyType::BinaryMime);
+        if kind == BodyKind::Binary && !binary {
+            return Err(bare_octets());
+        }
+        // After BDAT the last line may lack its end, which DATA to the next hop would add.
+        if kind != BodyKind::Binary && !self.filter.ends_in_crlf() {
+            self.buffer.extend_from_slice(b"\r\n");
+        }
+        let headers_utf8 = self.filter.headers().is_some_and(super::body::Headers::needs_smtputf8);
+        let size = self.spooled + self.buffer.len() as u64;
+        let rest = Bytes::from(std::mem::take(&mut self.buffer));
+        let (last, body) = match self.spooled {
+            0 => (None, Body::Memory(rest)),
+            _ => (Some(rest).filter(|rest| !rest.is_empty()), Body::Spooled),
+        };
+        let envelope = Envelope {
+            from: transaction.from.clone(),
+            ret: transaction.params.ret,
+            envid: transaction.params.envid.clone(),
+            body: kind,
+            smtputf8: transaction.smtputf8() || headers_utf8,
+            recipients: transaction.recipients.clone(),
+        };
+        let header_size = self.header_size.unwrap_or(0);
+        let id = transaction.id;
+        Ok((last, Box::new(Submission { id, origin, envelope, body, size, header_size })))
+    }
+
+    /// Once they are complete: checks the header fields and writes ours and them.
+    fn take_headers(
+        &mut self,
+        credential: &Credential,
+        received: &Received<'_>,
+    ) -> Result<(), Refusal> {
+        let (Some(headers), None) = (self.filter.headers(), self.header_size) else {
+            return Ok(());
+        };
+        if let Some(refusal) = headers.refusal().or_else(|| headers.refusal_for(credential)) {
+            return Err(refusal);
+        }
+        let ours = headers.prepend(received);
+        self.buffer.reserve(ours.len() + self.expected.max(headers.kept().len()));
+        self.buffer.extend_from_slice(ours.as_bytes());
+        self.buffer.extend_from_slice(headers.kept());
+        // The filter takes 256 KiB of header at most.
+        self.header_size = Some(u32::try_from(self.buffer.len()).unwrap_or(u32::MAX));
+        Ok(())
+    }
+}
+
+/// 550 5.6.0: octets that nobody may send without BINARYMIME. RFC 5321 §2.3.8, RFC 3030 §3.
+fn bare_octets() -> Refusal {
+    let text = "The message holds a NUL, or a CR or LF alone; encode it, or end its lines with CRLF";
+    Refusal { why: Rejection::BAD_MESSAGE, text: text.into(), close: false }
+}

@@ -1,0 +1,177 @@
+//! The rules of MAIL and RCPT: who may send as whom, and which recipients are none.
+//!
+//! RFC 6409 §6.1 (who may send), RFC 5321 §4.5.1 (postmaster), §4.5.3.1.10 (how many recipients).
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use smtp_proto::server::{Mail, Rcpt, Rejection};
+use smtp_proto::{Domain, ForwardPath, Host, Mailbox, Notify, RcptParams, ReversePath};
+
+use super::body::refuse_sender;
+use super::content::Transaction;
+use super::session::{Session, State};
+use super::{Answer, Request};
+use crate::config::{Config, Credential, SenderPattern};
+use crate::engine::{self, Ask, Refusal};
+use crate::queue::message::Recipient;
+
+/// Whom a session acts as. Nobody sends nothing: RCPT is never accepted for nobody.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Client {
+    /// No one yet.
+    #[default]
+    Nobody,
+    /// The credential of the listener's trusted networks.
+    Trusted(Arc<Credential>),
+    /// It proved to be this one.
+    Authenticated(Arc<Credential>),
+}
+
+impl Client {
+    /// The credential that it acts as.
+    pub(super) fn credential(&self) -> Option<&Arc<Credential>> {
+        match self {
+            Self::Nobody => None,
+            Self::Trusted(credential) | Self::Authenticated(credential) => Some(credential),
+        }
+    }
+
+    /// Whether it proved who it is.
+    pub(super) fn is_authenticated(&self) -> bool {
+        matches!(self, Self::Authenticated(_))
+    }
+}
+
+impl Session {
+    /// The client said MAIL.
+    pub(super) fn mail(&mut self, mail: Mail) {
+        let Some(credential) = self.client.credential() else {
+            let text = "Authenticate first: this relay sends for its own users only";
+            return self.reject(&refuse(Rejection::AUTH_REQUIRED, text.into()));
+        };
+        if let Err(refusal) = check_sender(credential, &mail.from) {
+            return self.reject(&refusal);
+        }
+        self.request = Some(Request::Engine(Ask::Mail {
+            credential: credential.name.clone(),
+            from: mail.from.clone(),
+            size: mail.params.size,
+        }));
+        self.state = State::Mail(Box::new(mail));
+    }
+
+    /// The engine's answer to it.
+    pub(super) fn mail_answered(&mut self, mail: Mail, answer: Answer) {
+        match (answer, self.client.credential()) {
+            (Answer::Engine(engine::Answer::Mail(id)), Some(credential)) => {
+                let credential = Arc::clone(credential);
+                let transaction = Transaction::new(id, mail.from, mail.params, credential);
+                self.transaction = Some(Box::new(transaction));
+                self.accept("");
+            }
+            (Answer::Engine(engine::Answer::Refused(refusal)), _) => self.reject(&refusal),
+            (Answer::Engine(_) | Answer::Spooled(_) | Answer::Checked(_) | Answer::Done, _) => {
+                self.confused();
+            }
+        }
+    }
+
+    /// The client said RCPT. Without the transaction of a credential there is no recipient.
+    pub(super) fn rcpt(&mut self, rcpt: Rcpt) {
+        let Some(transaction) = &mut self.transaction else {
+            return self.reject(&refuse(Rejection::RELAY_DENIED, "Relaying denied".into()));
+        };
+        match recipient(rcpt.to, rcpt.params, &self.setup.config) {
+            Ok(recipient) => {
+                transaction.recipients.push(recipient);
+                self.accept("");
+            }
+            Err(refusal) => self.reject(&refusal),
+        }
+    }
+}
+
+/// Why this credential may not send under this reverse-path. Reports, which have the null one, are for
+/// those to hand in who may send as anybody.
+pub(super) fn check_sender(credential: &Credential, from: &ReversePath) -> Result<(), Refusal> {
+    match from.mailbox() {
+        Some(mailbox) if credential.allows(mailbox) => Ok(()),
+        Some(mailbox) => Err(refuse_sender(credential, "MAIL FROM", mailbox)),
+        None if credential.senders.contains(&SenderPattern::Any) => Ok(()),
+        None => Err(refuse(
+            Rejection::SENDER_NOT_ALLOWED,
+            format!(
+                "Credential {} may not send as <> (MAIL FROM); only one with the sender \"*\" may",
+                credential.name
+            ),
+        )),
+    }
+}
+
+/// The recipient that a RCPT names.
+pub(super) fn recipient(
+    path: ForwardPath,
+    params: RcptParams,
+    config: &Config,
+) -> Result<Recipient, Refusal> {
+    let to = match path {
+        ForwardPath::Mailbox(mailbox) => mailbox,
+        // RFC 5321 §4.5.1: `<Postmaster>` without a domain is the relay's own.
+        ForwardPath::Postmaster => postmaster(&config.hostname)?,
+    };
+    check_recipient(&to, config)?;
+    let notify = Some(params.notify).filter(|notify| *notify != Notify::UNSAID);
+    Ok(Recipient { to, notify, orcpt: params.orcpt })
+}
+
+fn postmaster(hostname: &Domain) -> Result<Mailbox, Refusal> {
+    Mailbox::new("postmaster", Host::Domain(hostname.clone())).map_err(|error| {
+        refuse(Rejection::NO_SUCH_MAILBOX, format!("There is no postmaster here: {error}"))
+    })
+}
+
+/// Why mail to this address is not taken.
+fn check_recipient(to: &Mailbox, config: &Config) -> Result<(), Refusal> {
+    match to.host() {
+        Host::Literal(literal) => check_literal(to, literal.ip(), config),
+        Host::Domain(domain) => check_route(to, domain, config),
+    }
+}
+
+/// An address literal chooses the host that we connect to: never one of our own.
+fn check_literal(to: &Mailbox, ip: IpAddr, config: &Config) -> Result<(), Refusal> {
+    let ip = ip.to_canonical();
+    let special = match ip {
+        IpAddr::V4(v4) => {
+            v4.is_unspecified() || v4.is_broadcast() || v4.octets()[0] == 0 || is_never_v4(v4)
+        }
+        IpAddr::V6(v6) => {
+            v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()
+        }
+    };
+    if special || config.delivery.prohibited_hosts.iter().any(|net| net.contains(&ip)) {
+        let text = format!("<{to}> is at an address that this relay never connects to");
+        return Err(refuse(Rejection::permanent(550, 1, 2), text));
+    }
+    Ok(())
+}
+
+fn is_never_v4(ip: Ipv4Addr) -> bool {
+    ip.is_loopback() || ip.is_multicast() || ip.is_link_local()
+}
+
+/// `user%elsewhere@our-name` and `elsewhere!user@our-name` ask us to relay by a route of the client's
+/// own. RFC 5321 §3.3 lets only the host of the domain understand a local part, and here we are it.
+fn check_route(to: &Mailbox, domain: &Domain, config: &Config) -> Result<(), Refusal> {
+    let routed = to.local_part_chars().any(|c| matches!(c, '%' | '!' | '@'));
+    if routed && *domain == config.hostname {
+        let text = format!("<{to}> holds a route; send to the plain address");
+        return Err(refuse(Rejection::RELAY_DENIED, text));
+    }
+    Ok(())
+}
+
+pub(super) fn refuse(why: Rejection, text: String) -> Refusal {
+    Refusal { why, text, close: false }
+}
