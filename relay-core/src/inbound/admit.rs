@@ -36,12 +36,16 @@ impl Session {
 
     /// When TLS starts; on a listener that is gone with a reload, as if it were on a public one.
     fn listener_tls(&self) -> ListenerTls {
-        self.listener().map_or(ListenerTls::StartTls, |listener| listener.tls)
+        self.listener()
+            .map_or(ListenerTls::StartTls, |listener| listener.tls)
     }
 
     fn ask_to_connect(&mut self) {
         self.state = State::Connecting;
-        let ask = Ask::Connect { peer: self.client_ip(), listener: self.setup.listener };
+        let ask = Ask::Connect {
+            peer: self.client_ip(),
+            listener: self.setup.listener,
+        };
         self.request = Some(Request::Engine(ask));
     }
 
@@ -67,7 +71,12 @@ impl Session {
         self.welcome = true;
         self.client = self.client_by_network();
         match self.listener_tls() {
-            ListenerTls::Implicit => self.start_tls(),
+            ListenerTls::Implicit => {
+                self.start_tls();
+                // Behind a PROXY header the handshake may have begun already.
+                let early = std::mem::take(&mut self.pending);
+                self.bytes(&early);
+            }
             ListenerTls::StartTls | ListenerTls::None => self.greet(),
         }
     }
@@ -90,12 +99,23 @@ impl Session {
         let ip = self.client_ip();
         let name = self
             .listener()
-            .filter(|listener| listener.trusted_networks.iter().any(|net| net.contains(&ip)))
+            .filter(|listener| {
+                listener
+                    .trusted_networks
+                    .iter()
+                    .any(|net| net.contains(&ip))
+            })
             .and_then(|listener| listener.trusted_as.as_ref());
         let credential = name.and_then(|name| {
-            self.setup.config.credentials.iter().find(|credential| credential.name == *name)
+            self.setup
+                .config
+                .credentials
+                .iter()
+                .find(|credential| credential.name == *name)
         });
-        credential.map_or(Client::Nobody, |credential| Client::Trusted(Arc::clone(credential)))
+        credential.map_or(Client::Nobody, |credential| {
+            Client::Trusted(Arc::clone(credential))
+        })
     }
 
     /// The client said STARTTLS: the 220 goes out in clear text, and nothing after it.
@@ -163,5 +183,9 @@ impl Session {
 }
 
 /// What is spoken here, with those first that need the least of the connection.
-const ALL_MECHANISMS: [Mechanism; 4] =
-    [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256, Mechanism::ScramSha256Plus];
+const ALL_MECHANISMS: [Mechanism; 4] = [
+    Mechanism::Plain,
+    Mechanism::Login,
+    Mechanism::ScramSha256,
+    Mechanism::ScramSha256Plus,
+];

@@ -35,13 +35,20 @@ const FAILURES_MAX: u8 = 3;
 #[derive(Debug)]
 pub(super) enum Exchange {
     /// A 334 is out; `candidate` is whom a proof would make the client.
-    Challenged { sasl: sasl::Server, candidate: Option<Arc<Credential>> },
+    Challenged {
+        sasl: sasl::Server,
+        candidate: Option<Arc<Credential>>,
+    },
     /// The engine was asked for the credential of a name, for SCRAM.
     Named { sasl: sasl::Server },
     /// The engine was asked for the credential of a name, with the password at hand.
     Shown { secret: Secret },
     /// The engine was asked for a turn at PBKDF2.
-    Queued { secret: Secret, candidate: Option<Arc<Credential>>, key: [u8; 32] },
+    Queued {
+        secret: Secret,
+        candidate: Option<Arc<Credential>>,
+        key: [u8; 32],
+    },
     /// The embedder was asked.
     Outside { name: String },
     /// The engine was told how it ended; a winner if it ended well.
@@ -85,7 +92,11 @@ impl Session {
 
     /// The client answered a 334.
     pub(super) fn auth_response(&mut self, exchange: Exchange, response: &[u8]) {
-        if let Exchange::Challenged { mut sasl, candidate } = exchange {
+        if let Exchange::Challenged {
+            mut sasl,
+            candidate,
+        } = exchange
+        {
             let step = sasl.step(response);
             self.auth_goes_on(sasl, step, candidate);
         }
@@ -97,23 +108,24 @@ impl Session {
         self.count_failure();
     }
 
-    fn auth_goes_on(
-        &mut self,
-        sasl: sasl::Server,
-        step: Step,
-        candidate: Option<Arc<Credential>>,
-    ) {
+    fn auth_goes_on(&mut self, sasl: sasl::Server, step: Step, candidate: Option<Arc<Credential>>) {
         match step {
             Step::Challenge(challenge) => {
                 self.challenge(&challenge);
                 self.auth_waits(Exchange::Challenged { sasl, candidate }, None);
             }
             Step::Credential { name } => {
-                self.auth_waits(Exchange::Named { sasl }, Some(engine::Ask::Credential { name }));
+                self.auth_waits(
+                    Exchange::Named { sasl },
+                    Some(engine::Ask::Credential { name }),
+                );
             }
             Step::Password { name, password } => {
                 let ask = engine::Ask::Credential { name: name.clone() };
-                let secret = Secret { name, password: Password(password) };
+                let secret = Secret {
+                    name,
+                    password: Password(password),
+                };
                 self.auth_waits(Exchange::Shown { secret }, Some(ask));
             }
             Step::Accepted { name } => self.auth_ends(name, candidate, None),
@@ -137,21 +149,36 @@ impl Session {
                 let text = "Wrong name or secret; check both with your administrator";
                 self.auth_fails(&refuse(Rejection::WRONG_CREDENTIALS, text.into()));
             }
-            (Exchange::Told { winner: Some(winner) }, Answer::Engine(engine::Answer::Noted)) => {
+            (
+                Exchange::Told {
+                    winner: Some(winner),
+                },
+                Answer::Engine(engine::Answer::Noted),
+            ) => {
                 self.client = Client::Authenticated(winner);
                 self.accept("");
             }
             (_, Answer::Engine(engine::Answer::Refused(refusal))) => self.auth_fails(&refusal),
             (
                 Exchange::Named { sasl },
-                Answer::Engine(engine::Answer::Credential { credential, key, .. }),
+                Answer::Engine(engine::Answer::Credential {
+                    credential, key, ..
+                }),
             ) => self.auth_named(sasl, credential, &key),
             (
                 Exchange::Shown { secret },
-                Answer::Engine(engine::Answer::Credential { credential, verified, key }),
+                Answer::Engine(engine::Answer::Credential {
+                    credential,
+                    verified,
+                    key,
+                }),
             ) => self.auth_shown(secret, credential, verified, key),
             (
-                Exchange::Queued { secret, candidate, key },
+                Exchange::Queued {
+                    secret,
+                    candidate,
+                    key,
+                },
                 Answer::Engine(engine::Answer::Turn),
             ) => self.auth_turn(secret, candidate, &key),
             (Exchange::Outside { name }, Answer::Checked(credential)) => {
@@ -170,7 +197,9 @@ impl Session {
         key: &[u8; 32],
     ) {
         let candidate = credential.filter(|credential| self.may_connect(credential));
-        let verifier = candidate.as_ref().and_then(|candidate| candidate.verifier.as_ref());
+        let verifier = candidate
+            .as_ref()
+            .and_then(|candidate| candidate.verifier.as_ref());
         let step = sasl.credential(verifier, &self.decoy(key), &mut self.rng);
         self.auth_goes_on(sasl, step, candidate);
     }
@@ -185,7 +214,10 @@ impl Session {
         if self.setup.config.external_credentials {
             let Secret { name, password } = secret;
             self.state = State::Auth(Box::new(Exchange::Outside { name: name.clone() }));
-            self.request = Some(Request::CheckPassword { name, password: password.0 });
+            self.request = Some(Request::CheckPassword {
+                name,
+                password: password.0,
+            });
             return;
         }
         let candidate = credential.filter(|credential| self.may_connect(credential));
@@ -193,21 +225,24 @@ impl Session {
         if candidate.is_some() && verified == Some(digest) {
             self.auth_ends(secret.name, candidate, Some(digest));
         } else {
-            let exchange = Exchange::Queued { secret, candidate, key };
+            let exchange = Exchange::Queued {
+                secret,
+                candidate,
+                key,
+            };
             self.auth_waits(exchange, Some(engine::Ask::Turn));
         }
     }
 
     /// The turn is ours: the only place where a session computes for long.
-    fn auth_turn(
-        &mut self,
-        secret: Secret,
-        candidate: Option<Arc<Credential>>,
-        key: &[u8; 32],
-    ) {
+    fn auth_turn(&mut self, secret: Secret, candidate: Option<Arc<Credential>>, key: &[u8; 32]) {
         let stand_in = self.decoy(key).verifier(&secret.name);
-        let verifier = candidate.as_ref().and_then(|candidate| candidate.verifier.as_ref());
-        let right = verifier.unwrap_or(&stand_in).verify_password(&secret.password.0);
+        let verifier = candidate
+            .as_ref()
+            .and_then(|candidate| candidate.verifier.as_ref());
+        let right = verifier
+            .unwrap_or(&stand_in)
+            .verify_password(&secret.password.0);
         let known = verifier.is_some();
         let digest = secret_digest(key, &secret.name, &secret.password.0);
         let winner = candidate.filter(|_| right && known);
@@ -222,7 +257,11 @@ impl Session {
         winner: Option<Arc<Credential>>,
         digest: Option<[u8; 32]>,
     ) {
-        let ask = engine::Ask::Authenticated { name, ok: winner.is_some(), digest };
+        let ask = engine::Ask::Authenticated {
+            name,
+            ok: winner.is_some(),
+            digest,
+        };
         self.auth_waits(Exchange::Told { winner }, Some(ask));
     }
 
@@ -248,7 +287,8 @@ impl Session {
 
     /// What stands in for a name that is not known: as costly as those that are.
     fn decoy(&self, key: &[u8; 32]) -> Decoy {
-        let verifier = |credential: &Arc<Credential>| credential.verifier.as_ref()?.iterations().into();
+        let verifier =
+            |credential: &Arc<Credential>| credential.verifier.as_ref()?.iterations().into();
         let iterations = self.setup.config.credentials.iter().find_map(verifier);
         let key = secret_digest(key, "decoy", "");
         Decoy::new(key, iterations.unwrap_or(sasl::ITERATIONS_DEFAULT))

@@ -43,7 +43,14 @@ impl Transaction {
         params: MailParams,
         credential: Arc<Credential>,
     ) -> Self {
-        Self { id, from, params, credential, recipients: Vec::new(), spooled: false }
+        Self {
+            id,
+            from,
+            params,
+            credential,
+            recipients: Vec::new(),
+            spooled: false,
+        }
     }
 
     /// Whether UTF-8 was asked for, or an address needs it.
@@ -79,7 +86,11 @@ impl Content {
             filter: HeaderFilter::new(),
             buffer: Vec::new(),
             spooled: 0,
-            spool_at: if large { SPOOL_PIECE } else { BODY_MEMORY_MAX + 1 },
+            spool_at: if large {
+                SPOOL_PIECE
+            } else {
+                BODY_MEMORY_MAX + 1
+            },
             expected: declared.filter(|_| !large).unwrap_or(0),
             header_size: None,
         }
@@ -127,7 +138,10 @@ impl Content {
         if kind != BodyKind::Binary && !self.filter.ends_in_crlf() {
             self.buffer.extend_from_slice(b"\r\n");
         }
-        let headers_utf8 = self.filter.headers().is_some_and(super::body::Headers::needs_smtputf8);
+        let headers_utf8 = self
+            .filter
+            .headers()
+            .is_some_and(super::body::Headers::needs_smtputf8);
         let size = self.spooled + self.buffer.len() as u64;
         let rest = Bytes::from(std::mem::take(&mut self.buffer));
         let (last, body) = match self.spooled {
@@ -144,7 +158,17 @@ impl Content {
         };
         let header_size = self.header_size.unwrap_or(0);
         let id = transaction.id;
-        Ok((last, Box::new(Submission { id, origin, envelope, body, size, header_size })))
+        Ok((
+            last,
+            Box::new(Submission {
+                id,
+                origin,
+                envelope,
+                body,
+                size,
+                header_size,
+            }),
+        ))
     }
 
     /// Once they are complete: checks the header fields and writes ours and them.
@@ -156,11 +180,15 @@ impl Content {
         let (Some(headers), None) = (self.filter.headers(), self.header_size) else {
             return Ok(());
         };
-        if let Some(refusal) = headers.refusal().or_else(|| headers.refusal_for(credential)) {
+        if let Some(refusal) = headers
+            .refusal()
+            .or_else(|| headers.refusal_for(credential))
+        {
             return Err(refusal);
         }
         let ours = headers.prepend(received);
-        self.buffer.reserve(ours.len() + self.expected.max(headers.kept().len()));
+        self.buffer
+            .reserve(ours.len() + self.expected.max(headers.kept().len()));
         self.buffer.extend_from_slice(ours.as_bytes());
         self.buffer.extend_from_slice(headers.kept());
         // The filter takes 256 KiB of header at most.
@@ -171,6 +199,11 @@ impl Content {
 
 /// 550 5.6.0: octets that nobody may send without BINARYMIME. RFC 5321 §2.3.8, RFC 3030 §3.
 fn bare_octets() -> Refusal {
-    let text = "The message holds a NUL, or a CR or LF alone; encode it, or end its lines with CRLF";
-    Refusal { why: Rejection::BAD_MESSAGE, text: text.into(), close: false }
+    let text =
+        "The message holds a NUL, or a CR or LF alone; encode it, or end its lines with CRLF";
+    Refusal {
+        why: Rejection::BAD_MESSAGE,
+        text: text.into(),
+        close: false,
+    }
 }

@@ -122,12 +122,19 @@ pub(super) fn recipient(
     };
     check_recipient(&to, config)?;
     let notify = Some(params.notify).filter(|notify| *notify != Notify::UNSAID);
-    Ok(Recipient { to, notify, orcpt: params.orcpt })
+    Ok(Recipient {
+        to,
+        notify,
+        orcpt: params.orcpt,
+    })
 }
 
 fn postmaster(hostname: &Domain) -> Result<Mailbox, Refusal> {
     Mailbox::new("postmaster", Host::Domain(hostname.clone())).map_err(|error| {
-        refuse(Rejection::NO_SUCH_MAILBOX, format!("There is no postmaster here: {error}"))
+        refuse(
+            Rejection::NO_SUCH_MAILBOX,
+            format!("There is no postmaster here: {error}"),
+        )
     })
 }
 
@@ -147,10 +154,19 @@ fn check_literal(to: &Mailbox, ip: IpAddr, config: &Config) -> Result<(), Refusa
             v4.is_unspecified() || v4.is_broadcast() || v4.octets()[0] == 0 || is_never_v4(v4)
         }
         IpAddr::V6(v6) => {
-            v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()
+            v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unicast_link_local()
         }
     };
-    if special || config.delivery.prohibited_hosts.iter().any(|net| net.contains(&ip)) {
+    if special
+        || config
+            .delivery
+            .prohibited_hosts
+            .iter()
+            .any(|net| net.contains(&ip))
+    {
         let text = format!("<{to}> is at an address that this relay never connects to");
         return Err(refuse(Rejection::permanent(550, 1, 2), text));
     }
@@ -173,5 +189,9 @@ fn check_route(to: &Mailbox, domain: &Domain, config: &Config) -> Result<(), Ref
 }
 
 pub(super) fn refuse(why: Rejection, text: String) -> Refusal {
-    Refusal { why, text, close: false }
+    Refusal {
+        why,
+        text,
+        close: false,
+    }
 }

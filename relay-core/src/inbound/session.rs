@@ -42,8 +42,8 @@ pub struct Session {
     pub(super) replies: Vec<u8>,
     /// What left the channel before it changed to TLS.
     pub(super) wire: Vec<u8>,
-    /// Clear text from the client that is not decoded yet, since an answer comes first.
-    pending: Vec<u8>,
+    /// What the client sent and is not decoded yet, since an answer comes first.
+    pub(super) pending: Vec<u8>,
     pub(super) client: Client,
     /// What the client calls itself.
     pub(super) hello: Option<Box<Hello>>,
@@ -143,8 +143,15 @@ impl Session {
 
     fn wait_for_body(&self, pace: &Pace) -> Output<Request> {
         let in_body = self.smtp.as_ref().is_some_and(|smtp| smtp.is_in_body());
-        let until = if in_body { pace.deadline() } else { pace.deadline_between_chunks() };
-        Output::Read { until, why: Timer::Body }
+        let until = if in_body {
+            pace.deadline()
+        } else {
+            pace.deadline_between_chunks()
+        };
+        Output::Read {
+            until,
+            why: Timer::Body,
+        }
     }
 
     /// The client's IP address; an IPv4 one that came in IPv6's clothes is an IPv4 one.
@@ -178,7 +185,10 @@ impl Machine for Session {
         if let Some(request) = self.request.take() {
             return Output::Request(request);
         }
-        let wait = |time, why| Output::Read { until: self.since + time, why };
+        let wait = |time, why| Output::Read {
+            until: self.since + time,
+            why,
+        };
         match &self.state {
             State::Proxy | State::Handshake => wait(HANDSHAKE, Timer::Handshake),
             State::Ready if self.line_begun => wait(COMMAND, Timer::CommandLine),
@@ -197,7 +207,7 @@ impl Machine for Session {
 // What comes in.
 
 impl Session {
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         let mut scratch = Vec::new();
         match self.channel.receive(bytes, &mut scratch) {
             Ok(text) => {
@@ -300,18 +310,29 @@ impl Session {
         match (std::mem::replace(&mut self.state, State::Ready), event) {
             (State::Transfer(transfer), Event::Body(piece)) => self.transfer_takes(transfer, piece),
             (State::Transfer(transfer), Event::BodyEnd) => self.transfer_ends(transfer),
-            (State::Transfer(transfer), Event::BodyRefused(_)) => self.transfer_refused(transfer),
+            (State::Transfer(transfer), Event::BodyRefused(_)) => {
+                self.transfer_refused(transfer.pace);
+            }
+            (State::Ready, Event::BodyRefused(_)) => {
+                self.transfer_refused(Pace::new(self.now.instant));
+            }
             (State::Auth(exchange), Event::Auth(Auth::Response(response))) => {
                 self.auth_response(*exchange, &response);
             }
             (State::Auth(_), Event::Auth(Auth::Cancelled)) => self.auth_cancelled(),
-            (State::Ready, Event::Auth(Auth::Start { mechanism, initial_response })) => {
+            (
+                State::Ready,
+                Event::Auth(Auth::Start {
+                    mechanism,
+                    initial_response,
+                }),
+            ) => {
                 self.auth_begins(mechanism, initial_response.as_deref());
             }
             (State::Ready, Event::Mail(mail)) => self.mail(mail),
             (State::Ready, Event::Rcpt(rcpt)) => self.rcpt(rcpt),
             (State::Ready, Event::Data { .. }) => self.transfer_begins(),
-            (State::Ready, Event::StartTls) => self.upgrade(),
+            (State::Ready | State::Transfer(_), Event::StartTls) => self.upgrade(),
             (State::Ready | State::Transfer(_), Event::Hello(hello)) => {
                 self.drop_transaction();
                 self.hello = Some(Box::new(hello));
@@ -367,19 +388,17 @@ impl Session {
     }
 
     fn timeout(&mut self) {
-        match &self.state {
-            State::Proxy | State::Handshake => self.end(),
-            State::Transfer(_) | State::Discarding(_) => {
-                self.shut_down(Rejection::TIMED_OUT, "The message comes too slowly; closing");
-            }
-            State::Ready
-            | State::Auth(_)
+        let text = match &self.state {
+            State::Transfer(_) | State::Discarding(_) => "The message comes too slowly; closing",
+            State::Proxy
             | State::Connecting
+            | State::Handshake
+            | State::Ready
+            | State::Auth(_)
             | State::Mail(_)
-            | State::Ending => {
-                self.shut_down(Rejection::TIMED_OUT, "Waited too long for a command; closing");
-            }
-        }
+            | State::Ending => "Waited too long for a command; closing",
+        };
+        self.shut_down(Rejection::TIMED_OUT, text);
     }
 }
 
@@ -397,7 +416,10 @@ impl Session {
     /// Says no to the pending command, or to the message under way.
     pub(super) fn reject(&mut self, refusal: &Refusal) {
         let Some(smtp) = &mut self.smtp else { return };
-        if smtp.reject(refusal.why, &refusal.text, &mut self.replies).is_err() {
+        if smtp
+            .reject(refusal.why, &refusal.text, &mut self.replies)
+            .is_err()
+        {
             return self.confused();
         }
         if refusal.close || smtp.is_closed() {
@@ -415,7 +437,8 @@ impl Session {
 
     /// Says 421 and ends.
     pub(super) fn shut_down(&mut self, why: Rejection, text: &str) {
-        if let Some(smtp) = &mut self.smtp {
+        // In a handshake there is nobody to read it.
+        if let (Some(smtp), false) = (&mut self.smtp, matches!(self.state, State::Handshake)) {
             smtp.shut_down(why, text, &mut self.replies);
         }
         self.end();
@@ -476,9 +499,15 @@ impl Session {
             self.end();
         }
         if self.interrupted && self.transaction.is_none() && self.waits_for_client() {
-            self.shut_down(Rejection::SHUTTING_DOWN, "Shutting down; connect again later");
+            self.shut_down(
+                Rejection::SHUTTING_DOWN,
+                "Shutting down; connect again later",
+            );
         }
-        let owes = matches!(self.state, State::Ready | State::Discarding(_) | State::Ending);
+        let owes = matches!(
+            self.state,
+            State::Ready | State::Discarding(_) | State::Ending
+        );
         if let (Some(chore), None, true) = (self.chores.first(), &self.request, owes) {
             self.request = Some(chore.request());
         }

@@ -53,8 +53,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { started: now, heard: now, octets: 0 }
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            heard: now,
+            octets: 0,
+        }
     }
 
     /// The client sent so much.
@@ -111,7 +115,10 @@ impl Transfer {
 impl Session {
     /// The client said DATA, or BDAT for the first time.
     pub(super) fn transfer_begins(&mut self) {
-        let size = self.transaction.as_ref().and_then(|transaction| transaction.params.size);
+        let size = self
+            .transaction
+            .as_ref()
+            .and_then(|transaction| transaction.params.size);
         self.accept("");
         self.state = State::Transfer(Box::new(Transfer {
             content: Content::new(size),
@@ -126,7 +133,10 @@ impl Session {
             return self.confused();
         };
         let received = self.received(transaction);
-        match transfer.content.push(piece, &transaction.credential, &received) {
+        match transfer
+            .content
+            .push(piece, &transaction.credential, &received)
+        {
             Ok(()) => {
                 if let Some(piece) = transfer.content.spill() {
                     self.spool(&mut transfer, piece, None);
@@ -136,16 +146,16 @@ impl Session {
             Err(refusal) => {
                 // The protocol reads on to the end of the message, and replies then.
                 self.reject(&refusal);
-                self.transfer_refused(transfer);
+                self.transfer_refused(transfer.pace);
             }
         }
     }
 
     /// The message is refused already, and comes to its end nevertheless.
-    pub(super) fn transfer_refused(&mut self, transfer: Box<Transfer>) {
+    pub(super) fn transfer_refused(&mut self, pace: Pace) {
         self.drop_transaction();
         if !self.is_ending() {
-            self.state = State::Discarding(transfer.pace);
+            self.state = State::Discarding(pace);
         }
     }
 
@@ -158,7 +168,10 @@ impl Session {
             credential: Some(transaction.credential.name.clone()),
             peer: Some(self.client_ip()),
         };
-        match transfer.content.finish(transaction, origin, &self.received(transaction)) {
+        match transfer
+            .content
+            .finish(transaction, origin, &self.received(transaction))
+        {
             Ok((Some(last), submission)) => {
                 self.spool(&mut transfer, last, Some(submission));
                 self.state = State::Transfer(transfer);
@@ -196,7 +209,7 @@ impl Session {
             (Phase::Spooling(since, None), Answer::Spooled(Err(failed))) => {
                 transfer.pace.resumed(since, self.now.instant);
                 self.reject(&store_failed(&failed));
-                self.transfer_refused(transfer);
+                self.transfer_refused(transfer.pace);
             }
             (Phase::Spooling(_, Some(submission)), Answer::Spooled(Ok(()))) => {
                 self.submit(transfer, submission);
@@ -244,11 +257,13 @@ impl Session {
 /// The reply to a failure of the disk. Nothing of the message is kept.
 fn store_failed(failed: &StoreFailed) -> Refusal {
     match failed {
-        StoreFailed::Full => {
-            refuse(Rejection::STORAGE_FULL, "The queue is full; try again later".into())
-        }
-        StoreFailed::Broken(_) => {
-            refuse(Rejection::LOCAL_ERROR, "The queue cannot be written; try again later".into())
-        }
+        StoreFailed::Full => refuse(
+            Rejection::STORAGE_FULL,
+            "The queue is full; try again later".into(),
+        ),
+        StoreFailed::Broken(_) => refuse(
+            Rejection::LOCAL_ERROR,
+            "The queue cannot be written; try again later".into(),
+        ),
     }
 }
