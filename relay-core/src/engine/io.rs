@@ -3,17 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use smtp_proto::{Mailbox, ReversePath};
+use smtp_proto::ReversePath;
 
 use crate::admin::{AdminRequest, AdminResponse};
+use crate::bounce;
 use crate::config::{Config, Credential};
 use crate::dns::MxAnswer;
 use crate::events::DeliveryEvent;
 use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
-use crate::outbound::{Job, Lane, Report};
+use crate::outbound::{Job, Lane, Loaded, Report};
 use crate::queue::message::{Body, Envelope, Origin};
 use crate::queue::record::Progress;
-use crate::queue::store::{Place, Recovered, StoreFailed, StoreMessage};
+use crate::queue::store::{Place, Recovered, StoreFailed, StoreMessage, StoreStatus};
 
 /// What a runtime tells the engine.
 #[derive(Debug)]
@@ -28,6 +29,15 @@ pub enum Input {
     Stored(WriteId, Result<Place, StoreFailed>),
     /// A message that the store held when it was opened. Given before any other input.
     Recovered(Box<Recovered>),
+    /// What became of an [`Output::Report`].
+    ReportWritten {
+        /// The message that the report is about.
+        about: MessageId,
+        /// The report as a message to queue, or why there is none.
+        report: Result<Box<Submission>, NotWritten>,
+    },
+    /// What the store says of itself; given now and then, for `status` and for admission.
+    StoreStatus(Box<StoreStatus>),
     /// The store copied a live message.
     Moved(MessageId, Place, Place),
     /// An administrator asks. One [`Output::Admin`] answers each.
@@ -57,12 +67,36 @@ pub enum Output {
     Discard(MessageId, Place),
     /// Find the mail exchangers of a domain, then hand in `Resolved`.
     Resolve(ResolveId, String),
+    /// Write this report, then hand in `ReportWritten`.
+    Report(Box<ReportDue>),
     /// Something that people want to know happened.
     Event(Box<DeliveryEvent>),
     /// The answer to an administrator.
     Admin(AdminId, Box<AdminResponse>),
     /// Hand in `Timeout` then; replaces the earlier one; none waits for inputs only.
     Wait(Option<crate::time::Instant>),
+}
+
+/// A report that is due: `bounce::write` makes a message of it and of the original.
+#[derive(Debug)]
+pub struct ReportDue {
+    /// What to tell, about which message, and the report's own id.
+    pub report: bounce::Report,
+    /// Where the original's record is.
+    pub place: Place,
+    /// The original, if it is still in memory; otherwise the runtime loads it.
+    pub original: Option<Arc<Loaded>>,
+}
+
+/// Why a report was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotWritten {
+    /// Nobody wants one (null sender, NOTIFY): `bounce::write` said so.
+    NotDue(String),
+    /// The original is damaged: there is nothing to report on. The store keeps it in quarantine.
+    Damaged(String),
+    /// The original could not be read now; the engine asks again later.
+    Later(String),
 }
 
 /// What a session asks.
@@ -180,13 +214,4 @@ pub enum Next {
     Job(Box<Job>),
     /// No more: QUIT.
     Quit,
-}
-
-/// The addresses of one message that go to one destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The index in `Envelope::recipients`.
-    pub index: u32,
-    /// The forward-path.
-    pub to: Mailbox,
 }

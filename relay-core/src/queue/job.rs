@@ -1,0 +1,180 @@
+//! What is kept in memory of every queued message: one entry for it, one for each destination.
+//!
+//! ```text
+//!                  ┌────────── hold ──▶ Parked ── release ──┐
+//!                  │                                        ▼
+//!  accepted ──▶ Resolving ──▶ Ready ──▶ Delivering ──▶ (outcomes) ──▶ settled: gone
+//!                  ▲                        │               │
+//!                  └───── due ── Waiting ◀──┴── deferred ◀──┘
+//! ```
+//!
+//! These entries are most of what a deep queue costs: 56 octets a message and 40 a job, beside the
+//! index by id and the timers. Envelopes and bodies are in the store.
+
+use super::intern::TextId;
+use super::message::Message;
+use super::recipients::Recipients;
+use super::store::Place;
+use super::tick::Tick;
+use crate::id::MessageId;
+use smtp_proto::{Notify, ReversePath};
+
+/// The end of a list of jobs.
+pub(crate) const NIL: u32 = u32::MAX;
+
+/// A queued message.
+#[derive(Debug)]
+pub(crate) struct MessageEntry {
+    pub(crate) id: MessageId,
+    pub(crate) place: Place,
+    /// When its age began to count.
+    pub(crate) birth: Tick,
+    /// When it was accepted, in seconds since 1970.
+    pub(crate) accepted: u32,
+    /// In octets.
+    pub(crate) size: u32,
+    /// Its sender, or only `@domain` when there are too many.
+    pub(crate) sender: TextId,
+    /// Tells senders apart whose text is not kept.
+    pub(crate) sender_hash: u32,
+    /// How many recipients its envelope has, settled ones included.
+    pub(crate) total: u32,
+    /// The first of its jobs.
+    pub(crate) first_job: u32,
+    /// How many of its jobs are resolving, ready or being delivered.
+    pub(crate) busy: u32,
+    pub(crate) wants: Wants,
+    pub(crate) held: bool,
+    /// The report of a delay was made, or nobody wants it.
+    pub(crate) delay_reported: bool,
+}
+
+/// Which reports anybody wants about a message. RFC 3461 §4.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wants(u8);
+
+impl Wants {
+    const NULL_SENDER: u8 = 1;
+    const FAILURE: u8 = 2;
+    const DELAY: u8 = 4;
+    const SUCCESS: u8 = 8;
+
+    /// What the envelope asks for: nothing to the null sender (RFC 5321 §4.5.5), failures and delays
+    /// where NOTIFY is absent.
+    pub(crate) fn of(message: &Message) -> Self {
+        if message.envelope.from == ReversePath::Null {
+            return Self(Self::NULL_SENDER);
+        }
+        let mut bits = 0;
+        for recipient in &message.envelope.recipients {
+            let notify = recipient.notify.unwrap_or(Notify::UNSAID);
+            let unsaid = notify == Notify::UNSAID;
+            if notify.reports_failure() {
+                bits |= Self::FAILURE;
+            }
+            if unsaid || notify.asks(smtp_proto::Occasion::Delay) {
+                bits |= Self::DELAY;
+            }
+            if notify.asks(smtp_proto::Occasion::Success) {
+                bits |= Self::SUCCESS;
+            }
+        }
+        Self(bits)
+    }
+
+    pub(crate) const fn null_sender(self) -> bool {
+        self.0 & Self::NULL_SENDER != 0
+    }
+
+    pub(crate) const fn failure(self) -> bool {
+        self.0 & Self::FAILURE != 0
+    }
+
+    pub(crate) const fn delay(self) -> bool {
+        self.0 & Self::DELAY != 0
+    }
+
+    pub(crate) const fn success(self) -> bool {
+        self.0 & Self::SUCCESS != 0
+    }
+}
+
+/// One destination of a queued message.
+#[derive(Debug)]
+pub(crate) struct JobEntry {
+    /// Its message; meaningless once the job is gone.
+    pub(crate) message: u32,
+    /// The next job of the message.
+    pub(crate) sibling: u32,
+    /// The destination.
+    pub(crate) domain: u32,
+    /// When it is due, while it waits.
+    pub(crate) due: Tick,
+    /// Why it was deferred last.
+    pub(crate) reason: TextId,
+    /// Attempts so far.
+    pub(crate) attempts: u16,
+    pub(crate) state: JobState,
+    /// The final reply of an attempt never came: it may have been delivered.
+    pub(crate) in_doubt: bool,
+    /// What an administrator wants done when the attempt that runs is over.
+    pub(crate) then: Then,
+    pub(crate) recipients: Recipients,
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JobState {
+    /// Its domain's mail exchangers are looked for; it is in the domain's list.
+    Resolving,
+    /// In the ready list of a lane.
+    Ready,
+    /// With a delivery.
+    Delivering,
+    /// Until its time comes.
+    Waiting,
+    /// Held, and in no list.
+    Parked,
+    /// Dropped while in a list; freed when it comes up there.
+    Gone,
+}
+
+impl JobState {
+    /// Whether something is about to be known of it.
+    pub(crate) const fn is_busy(self) -> bool {
+        match self {
+            Self::Resolving | Self::Ready | Self::Delivering => true,
+            Self::Waiting | Self::Parked | Self::Gone => false,
+        }
+    }
+
+    /// Whether a domain's or a lane's list holds its handle.
+    pub(crate) const fn is_listed(self) -> bool {
+        match self {
+            Self::Resolving | Self::Ready | Self::Gone => true,
+            Self::Delivering | Self::Waiting | Self::Parked => false,
+        }
+    }
+}
+
+/// What an administrator wants done to a job after its attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// As the outcome says.
+    Nothing,
+    /// Bounce what was not delivered.
+    Bounce,
+    /// Remove what was not delivered.
+    Remove,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_stay_small() {
+        assert_eq!(size_of::<Option<MessageEntry>>(), 56);
+        assert_eq!(size_of::<Option<JobEntry>>(), 40);
+    }
+}
