@@ -1,8 +1,12 @@
 //! What happened, for people and programs: one event for each acceptance and each attempt's outcome.
 
+mod line;
+
 use std::net::IpAddr;
 
+use crate::id::MessageId;
 use crate::outbound::{Evidence, Reason};
+use crate::time::UnixTime;
 
 /// One thing that happened to a message. As JSON it is one line of the log and of `trace`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,7 +72,7 @@ pub enum EventKind {
 /// One attempt, for the recipients that had the same outcome.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attempt {
-    /// The recipients.
+    /// The recipients; `#N@domain` for the one with index N of a message that was not loaded.
     pub recipients: Vec<String>,
     /// The destination domain or route.
     pub lane: String,
@@ -80,4 +84,20 @@ pub struct Attempt {
     /// Where and how.
     #[serde(flatten)]
     pub evidence: Evidence,
+}
+
+impl DeliveryEvent {
+    /// An event that happens now.
+    #[must_use]
+    pub fn new(now: UnixTime, id: MessageId, kind: EventKind) -> Self {
+        Self { time: rfc3339(now), id: id.to_string(), kind }
+    }
+}
+
+/// A time as RFC 3339 in UTC with milliseconds: `2024-06-19T19:22:45.123Z`.
+#[must_use]
+pub fn rfc3339(time: UnixTime) -> String {
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
+    format!("{time:.3}")
 }

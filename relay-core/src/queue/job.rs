@@ -125,6 +125,8 @@ pub(crate) struct JobEntry {
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JobState {
+    /// Taken from where it was, and decided on before the input is over.
+    Picked,
     /// Its domain's mail exchangers are looked for; it is in the domain's list.
     Resolving,
     /// In the ready list of a lane.
@@ -143,7 +145,7 @@ impl JobState {
     /// Whether something is about to be known of it.
     pub(crate) const fn is_busy(self) -> bool {
         match self {
-            Self::Resolving | Self::Ready | Self::Delivering => true,
+            Self::Picked | Self::Resolving | Self::Ready | Self::Delivering => true,
             Self::Waiting | Self::Parked | Self::Gone => false,
         }
     }
@@ -152,7 +154,7 @@ impl JobState {
     pub(crate) const fn is_listed(self) -> bool {
         match self {
             Self::Resolving | Self::Ready | Self::Gone => true,
-            Self::Delivering | Self::Waiting | Self::Parked => false,
+            Self::Picked | Self::Delivering | Self::Waiting | Self::Parked => false,
         }
     }
 }

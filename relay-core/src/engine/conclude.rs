@@ -1,0 +1,412 @@
+//! What an attempt's outcomes mean for a message: settled, deferred, expired, reported.
+//!
+//! ```text
+//!             ┌─ Delivered ─▶ settled
+//!  outcomes ──┼─ Bounced ───▶ settled once its report is stored, at once if none is wanted
+//!             └─ Deferred ──▶ Waiting, by the schedule or by the receiver's word;
+//!                             past the deadline: Expired, settled like Bounced
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::counters::Settled;
+use super::deliver::host_of;
+use super::{Engine, Output};
+use crate::bounce::{Action, RecipientReport};
+use crate::events::{Attempt, DeliveryEvent, EventKind, rfc3339};
+use crate::id::MessageId;
+use crate::outbound::{Evidence, Loaded, Outcome, Reason};
+use crate::queue::job::Then;
+use crate::queue::reason::{from_line, to_line};
+use crate::queue::recipients::Recipients;
+use crate::queue::record::{DeferredState, Progress};
+use crate::queue::schedule::wait_after;
+use crate::queue::tick::Tick;
+
+/// Groups of recipients with the same outcome that are looked at for another one like it.
+const GROUPS_SEARCHED: usize = 16;
+
+/// What was found out about a job.
+pub(super) struct Finding {
+    pub(super) outcomes: Vec<(u32, Outcome)>,
+    pub(super) evidence: Evidence,
+    /// The message, if somebody has it in memory.
+    pub(super) loaded: Option<Arc<Loaded>>,
+}
+
+/// Recipients with the same outcome.
+struct Group {
+    outcome: Outcome,
+    recipients: Vec<u32>,
+}
+
+/// How an attempt is told.
+struct Telling<'a> {
+    message: u32,
+    lane: String,
+    attempt: u32,
+    evidence: &'a Evidence,
+    loaded: Option<&'a Loaded>,
+}
+
+impl Telling<'_> {
+    fn attempt(&self, reason: Reason, recipients: &[u32]) -> Attempt {
+        Attempt {
+            recipients: recipients.iter().map(|&index| self.name(index)).collect(),
+            lane: self.lane.clone(),
+            attempt: self.attempt,
+            reason,
+            evidence: self.evidence.clone(),
+        }
+    }
+
+    fn name(&self, index: u32) -> String {
+        let known = self.loaded.and_then(|l| l.message.envelope.recipients.get(index as usize));
+        known.map_or_else(|| format!("#{index}@{}", self.lane), |known| known.to.to_string())
+    }
+}
+
+impl Engine {
+    /// Applies what was found out about a picked job. It counts as an attempt.
+    pub(super) fn conclude(&mut self, job: u32, finding: Finding) {
+        let Finding { outcomes, evidence, loaded } = finding;
+        let entry = &mut self.table.jobs[job];
+        entry.attempts = entry.attempts.saturating_add(1);
+        let message = entry.message;
+        let loaded = loaded.or_else(|| self.table.loaded(self.table.messages[message].id));
+        let telling = self.telling(job, &evidence, loaded.as_deref());
+        let groups = group(&self.table.jobs[job].recipients, outcomes);
+
+        let mut settled = Vec::new();
+        let mut open = Vec::new();
+        for Group { outcome, recipients } in groups {
+            match outcome {
+                Outcome::Delivered(reason) => {
+                    self.deliver(&telling, reason, &recipients);
+                    settled.extend(recipients);
+                }
+                Outcome::Bounced(reason) => {
+                    settled.extend(self.bounce(&telling, reason, recipients));
+                }
+                deferred @ Outcome::Deferred { .. } => {
+                    open.push(Group { outcome: deferred, recipients });
+                }
+            }
+        }
+        self.note_settled(message, settled);
+        if open.is_empty() {
+            self.drop_job(job);
+        } else {
+            let left: Vec<u32> = sorted(open.iter().flat_map(|g| g.recipients.clone()).collect());
+            let taken = left.len() < self.table.jobs[job].recipients.len() as usize;
+            self.table.jobs[job].recipients = Recipients::new(&left);
+            self.defer(job, &telling, open, taken);
+        }
+        self.tend(message, loaded);
+    }
+
+    fn telling<'a>(
+        &self,
+        job: u32,
+        evidence: &'a Evidence,
+        loaded: Option<&'a Loaded>,
+    ) -> Telling<'a> {
+        let entry = &self.table.jobs[job];
+        Telling {
+            message: entry.message,
+            lane: self.domains.name(entry.domain).to_string(),
+            attempt: u32::from(entry.attempts),
+            evidence,
+            loaded,
+        }
+    }
+
+    fn deliver(&mut self, telling: &Telling<'_>, reason: Reason, recipients: &[u32]) {
+        self.counters.settle(recipients.len(), Settled::Delivered);
+        let entry = &self.table.messages[telling.message];
+        let id = entry.id;
+        // A receiver that offers DSN was given NOTIFY and reports itself. RFC 3461 §5.2.
+        if entry.wants.success() && !telling.evidence.dsn {
+            let report = self.recipient_reports(telling, Action::Relayed, &reason, recipients);
+            self.add_reports(id, report);
+        }
+        self.event(id, EventKind::Delivered(telling.attempt(reason, recipients)));
+    }
+
+    /// Settles recipients that will never be delivered; gives back those of which nobody wants to
+    /// hear. The others are noted as settled when their report is stored.
+    fn bounce(
+        &mut self,
+        telling: &Telling<'_>,
+        reason: Reason,
+        recipients: Vec<u32>,
+    ) -> Vec<u32> {
+        self.counters.settle(recipients.len(), Settled::Bounced);
+        let id = self.table.messages[telling.message].id;
+        self.event(id, EventKind::Bounced(telling.attempt(reason.clone(), &recipients)));
+        self.fail(telling, &reason, recipients)
+    }
+
+    fn fail(
+        &mut self,
+        telling: &Telling<'_>,
+        reason: &Reason,
+        recipients: Vec<u32>,
+    ) -> Vec<u32> {
+        let entry = &self.table.messages[telling.message];
+        let (id, wants) = (entry.id, entry.wants);
+        if wants.failure() {
+            let report = self.recipient_reports(telling, Action::Failed, reason, &recipients);
+            self.add_reports(id, report);
+            return Vec::new();
+        }
+        let why = if wants.null_sender() { "null sender" } else { "NOTIFY" };
+        self.event(id, EventKind::NotReported { why: why.to_owned() });
+        recipients
+    }
+
+    fn recipient_reports(
+        &self,
+        telling: &Telling<'_>,
+        action: Action,
+        reason: &Reason,
+        recipients: &[u32],
+    ) -> Vec<RecipientReport> {
+        let now = self.clock.now().unix;
+        let report = |&index| RecipientReport {
+            index,
+            action,
+            reason: reason.clone(),
+            host: host_of(telling.evidence).map(str::to_owned),
+            last_attempt: (telling.attempt > 0).then_some(now),
+        };
+        recipients.iter().map(report).collect()
+    }
+
+    /// Lets what is left of a job wait for its next attempt, or gives it up.
+    fn defer(&mut self, job: u32, telling: &Telling<'_>, open: Vec<Group>, taken: bool) {
+        let mut asked: Option<Duration> = None;
+        let mut line = None;
+        let mut crowded = taken;
+        for Group { outcome, .. } in &open {
+            let Outcome::Deferred { reason, retry_after, in_doubt } = outcome else { continue };
+            asked = asked.max(*retry_after);
+            self.table.jobs[job].in_doubt |= in_doubt;
+            line.get_or_insert_with(|| to_line(reason, host_of(telling.evidence)));
+            crowded &= reason.code == Some(452) && reason.status == "4.5.3";
+        }
+        self.table.set_reason(job, line.as_deref().unwrap_or_default());
+        let message = telling.message;
+        if self.act_after_attempt(job) {
+            return;
+        }
+        if self.is_expired(message) && !self.table.messages[message].held {
+            return self.expire(job);
+        }
+        let attempt = telling.attempt;
+        let wait = if crowded {
+            // RFC 5321 §4.5.3.1.10: some were taken, and the rest goes in a further transaction.
+            Duration::ZERO
+        } else {
+            wait_after(&self.config.delivery.retry, attempt, asked, &mut self.rng)
+        };
+        let next = self.clock.tick().after(wait).min(self.deadline(message));
+        let due = self.clock.unix(next);
+        let entry = &self.table.messages[message];
+        let (id, place) = (entry.id, entry.place);
+        let state = DeferredState {
+            recipients: self.table.jobs[job].recipients.to_vec(),
+            attempts: attempt,
+            next: due,
+            delay_reported: entry.delay_reported,
+            in_doubt: self.table.jobs[job].in_doubt,
+            reason: line.unwrap_or_default(),
+        };
+        self.out.push_back(Output::Note(id, place, Progress::Deferred(state)));
+        for Group { outcome, recipients } in open {
+            if let Outcome::Deferred { reason, in_doubt, .. } = outcome {
+                let attempt = telling.attempt(reason, &recipients);
+                let next = rfc3339(due);
+                self.event(id, EventKind::Deferred { attempt, next, in_doubt });
+            }
+        }
+        if self.table.messages[message].held || crowded {
+            self.dispatch(job);
+        } else {
+            self.table.wait(job, next);
+        }
+    }
+
+    /// Does to a picked job what an administrator asked for while it was being delivered. Whether
+    /// that was its end.
+    pub(super) fn act_after_attempt(&mut self, job: u32) -> bool {
+        match self.table.jobs[job].then {
+            Then::Nothing => return false,
+            Then::Bounce => self.bounce_by_admin(job),
+            Then::Remove => self.remove_by_admin(job),
+        }
+        true
+    }
+
+    /// Gives up a picked job whose message's time is over.
+    pub(super) fn expire(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let (message, recipients) = (entry.message, entry.recipients.to_vec());
+        let line = self.table.reasons.get(entry.reason).map(str::to_owned).or_else(|| {
+            let lane = self.domains.last_lane(entry.domain)?;
+            Some(self.lanes.get(lane)?.trouble()?.reason.to_string())
+        });
+        let (last, host) = line.as_deref().map(from_line).unzip();
+        let text = match &last {
+            Some(last) => {
+                let code = last.code.map(|code| format!("{code} ")).unwrap_or_default();
+                format!("not delivered in time; last: {code}{} {}", last.status, last.text)
+            }
+            None => "not delivered in time, and never tried".to_owned(),
+        };
+        let reason = Reason {
+            stage: last.map(|last| last.stage).unwrap_or_default(),
+            code: None,
+            status: "5.4.7".to_owned(),
+            text,
+            rule: "expired".to_owned(),
+        };
+        let evidence = Evidence { host: host.flatten(), ..Evidence::default() };
+        let loaded = self.table.loaded(self.table.messages[message].id);
+        let telling = self.telling(job, &evidence, loaded.as_deref());
+        self.counters.settle(recipients.len(), Settled::Expired);
+        let id = self.table.messages[message].id;
+        self.event(id, EventKind::Expired(telling.attempt(reason.clone(), &recipients)));
+        let settled = self.fail(&telling, &reason, recipients);
+        self.note_settled(message, settled);
+        self.drop_job(job);
+        self.tend(message, loaded);
+    }
+
+    /// Bounces a picked job because an administrator said so.
+    pub(super) fn bounce_by_admin(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let (message, recipients) = (entry.message, entry.recipients.to_vec());
+        let reason = Reason {
+            stage: "policy".to_owned(),
+            code: None,
+            status: "5.0.0".to_owned(),
+            text: "given up by the relay's administrator".to_owned(),
+            rule: "administrator".to_owned(),
+        };
+        let evidence = Evidence::default();
+        let loaded = self.table.loaded(self.table.messages[message].id);
+        let telling = self.telling(job, &evidence, loaded.as_deref());
+        let settled = self.bounce(&telling, reason, recipients);
+        self.note_settled(message, settled);
+        self.drop_job(job);
+        self.tend(message, loaded);
+    }
+
+    /// Drops a picked job without a report.
+    pub(super) fn remove_by_admin(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let (message, recipients) = (entry.message, entry.recipients.to_vec());
+        self.counters.settle(recipients.len(), Settled::Removed);
+        let evidence = Evidence::default();
+        let loaded = self.table.loaded(self.table.messages[message].id);
+        let telling = self.telling(job, &evidence, loaded.as_deref());
+        let names = recipients.iter().map(|&index| telling.name(index)).collect();
+        let change = EventKind::Changed { change: "removed".to_owned(), recipients: names };
+        self.event(self.table.messages[message].id, change);
+        self.note_settled(message, recipients);
+        self.drop_job(job);
+        self.tend(message, None);
+    }
+
+    /// Notes settled recipients, unless the whole message is about to be discarded.
+    pub(super) fn note_settled(&mut self, message: u32, settled: Vec<u32>) {
+        if settled.is_empty() {
+            return;
+        }
+        let entry = &self.table.messages[message];
+        let (id, place) = (entry.id, entry.place);
+        let recipients = sorted(settled);
+        self.out.push_back(Output::Note(id, place, Progress::Settled { recipients }));
+    }
+
+    /// Takes a job out of the table and from its domain.
+    fn drop_job(&mut self, job: u32) {
+        let domain = self.table.jobs[job].domain;
+        self.table.remove_job(job);
+        self.domains.remove_job(domain);
+    }
+
+    /// After a change: sends the reports that are due, forgets what is done.
+    pub(super) fn tend(&mut self, message: u32, loaded: Option<Arc<Loaded>>) {
+        let Some(entry) = self.table.messages.get(message) else { return };
+        let (id, place) = (entry.id, entry.place);
+        if entry.busy == 0 {
+            self.send_reports(message, loaded);
+            self.table.unload(id);
+        }
+        let entry = &self.table.messages[message];
+        if entry.first_job == crate::queue::job::NIL && !self.reports.is_pending(id) {
+            self.table.remove(message);
+            self.out.push_back(Output::Discard(id, place));
+        }
+    }
+
+    /// When the message is given up.
+    pub(super) fn deadline(&self, message: u32) -> Tick {
+        self.table.messages[message].birth.after(self.config.delivery.expire)
+    }
+
+    pub(super) fn is_expired(&self, message: u32) -> bool {
+        self.deadline(message) <= self.clock.tick()
+    }
+
+    pub(super) fn event(&mut self, id: MessageId, kind: EventKind) {
+        let event = DeliveryEvent::new(self.clock.now().unix, id, kind);
+        self.out.push_back(Output::Event(Box::new(event)));
+    }
+}
+
+/// Sorts outcomes into groups. A recipient of which nothing was said is deferred; one that the job
+/// does not have is ignored.
+fn group(recipients: &Recipients, mut outcomes: Vec<(u32, Outcome)>) -> Vec<Group> {
+    outcomes.sort_by_key(|(index, _)| *index);
+    outcomes.dedup_by_key(|(index, _)| *index);
+    outcomes.retain(|(index, _)| recipients.contains(*index));
+    if outcomes.len() < recipients.len() as usize {
+        let silent = recipients.to_vec().into_iter().filter(|index| {
+            outcomes.binary_search_by_key(index, |(index, _)| *index).is_err()
+        });
+        let silent: Vec<_> = silent.map(|index| (index, unknown())).collect();
+        outcomes.extend(silent);
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    for (index, outcome) in outcomes {
+        let alike = groups.iter_mut().rev().take(GROUPS_SEARCHED).find(|g| g.outcome == outcome);
+        match alike {
+            Some(group) => group.recipients.push(index),
+            None => groups.push(Group { outcome, recipients: vec![index] }),
+        }
+    }
+    groups
+}
+
+fn unknown() -> Outcome {
+    Outcome::Deferred {
+        reason: Reason {
+            stage: "policy".to_owned(),
+            code: None,
+            status: "4.3.0".to_owned(),
+            text: "the attempt said nothing of this recipient".to_owned(),
+            rule: "no-outcome".to_owned(),
+        },
+        retry_after: None,
+        in_doubt: true,
+    }
+}
+
+fn sorted(mut indexes: Vec<u32>) -> Vec<u32> {
+    indexes.sort_unstable();
+    indexes
+}

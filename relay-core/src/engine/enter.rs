@@ -1,0 +1,235 @@
+//! A message enters the queue, new or recovered: its entry, and a job for each destination domain.
+
+use std::collections::BTreeMap;
+
+use smtp_proto::{Host, Mailbox};
+
+use super::{Engine, Output};
+use crate::id::MessageId;
+use crate::queue::intern::TextId;
+use crate::queue::job::{JobEntry, JobState, MessageEntry, NIL, Then, Wants};
+use crate::queue::message::Message;
+use crate::queue::recipients::Recipients;
+use crate::queue::record::{DeferredState, State};
+use crate::queue::recover;
+use crate::queue::schedule::step_after;
+use crate::queue::store::{Place, Recovered};
+use crate::queue::tick::Tick;
+use crate::time::UnixTime;
+
+/// After a restart, jobs that are due come up over at most this time.
+const SPREAD_MAX_MILLIS: u64 = 60_000;
+/// They come up at about this rate, if that is sooner.
+const SPREAD_MILLIS: u64 = 10;
+
+/// What is gathered while the store hands over its messages.
+#[derive(Debug, Default)]
+pub(super) struct Recovering {
+    /// The last sign of life of the run before, by its wall clock.
+    latest: UnixTime,
+}
+
+/// What one job of a message starts with.
+struct Seed<'a> {
+    message: u32,
+    recipients: &'a [u32],
+    deferred: Option<&'a DeferredState>,
+    state: JobState,
+}
+
+impl Engine {
+    /// Makes the entries of a message, for the recipients that are not settled. Its jobs are picked:
+    /// the caller decides what becomes of them.
+    pub(super) fn enter(
+        &mut self,
+        message: &Message,
+        place: Place,
+        birth: Tick,
+        state: &State,
+    ) -> u32 {
+        self.enter_in_state(message, place, birth, state, JobState::Picked)
+    }
+
+    fn enter_in_state(
+        &mut self,
+        message: &Message,
+        place: Place,
+        birth: Tick,
+        state: &State,
+        job_state: JobState,
+    ) -> u32 {
+        let recipients = &message.envelope.recipients;
+        let total = u32::try_from(recipients.len()).unwrap_or(u32::MAX);
+        let sender = message.envelope.from.mailbox().map(ToString::to_string).unwrap_or_default();
+        let wants = Wants::of(message);
+        let entry = MessageEntry {
+            id: message.id,
+            place,
+            birth,
+            accepted: u32::try_from(message.accepted.as_secs()).unwrap_or(u32::MAX),
+            size: u32::try_from(message.size).unwrap_or(u32::MAX),
+            sender: self.table.senders.intern(&sender, domain_of),
+            sender_hash: hash(&sender),
+            total,
+            first_job: NIL,
+            busy: 0,
+            wants,
+            held: state.held,
+            delay_reported: !wants.delay() || state.deferred.iter().any(|d| d.delay_reported),
+        };
+        let handle = self.table.insert(entry);
+        let mut known = state.settled.clone();
+        for group in &state.deferred {
+            known.extend(&group.recipients);
+            let seed = Seed {
+                message: handle,
+                recipients: &group.recipients,
+                deferred: Some(group),
+                state: job_state,
+            };
+            self.enter_jobs(message, &seed);
+        }
+        known.sort_unstable();
+        let fresh: Vec<u32> =
+            (0..total).filter(|index| known.binary_search(index).is_err()).collect();
+        let seed =
+            Seed { message: handle, recipients: &fresh, deferred: None, state: job_state };
+        self.enter_jobs(message, &seed);
+        handle
+    }
+
+    /// One job for each domain among these recipients.
+    fn enter_jobs(&mut self, message: &Message, seed: &Seed<'_>) {
+        let mut domains: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for &index in seed.recipients {
+            if let Some(recipient) = message.envelope.recipients.get(index as usize) {
+                domains.entry(domain_key(&recipient.to)).or_default().push(index);
+            }
+        }
+        let now = self.clock.now().unix;
+        for (name, indexes) in domains {
+            let domain = self.domains.add_job(&name);
+            let mut job = JobEntry {
+                message: seed.message,
+                sibling: NIL,
+                domain,
+                due: self.clock.tick(),
+                reason: TextId::NONE,
+                attempts: 0,
+                state: seed.state,
+                in_doubt: false,
+                then: Then::Nothing,
+                recipients: Recipients::new(&indexes),
+            };
+            if let Some(group) = seed.deferred {
+                let step = step_after(&self.config.delivery.retry, group.attempts);
+                job.due = self.clock.tick().after(recover::left(group.next, now, step));
+                job.attempts = u16::try_from(group.attempts).unwrap_or(u16::MAX);
+                job.in_doubt = group.in_doubt;
+            }
+            let job = self.table.insert_job(job);
+            if let Some(group) = seed.deferred {
+                self.table.set_reason(job, &group.reason);
+            }
+        }
+    }
+
+    /// Takes over a message that the store held when it was opened.
+    pub(super) fn recovered(&mut self, recovered: Recovered) {
+        let Recovered { message, place, progress } = recovered;
+        debug_assert!(self.recovering.is_some(), "recovery comes before any other input");
+        self.accept.skip_to(message.id);
+        if self.table.find(message.id).is_some() {
+            return;
+        }
+        let total = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
+        let state = recover::fold(total, &progress);
+        if state.settled.len() >= total as usize {
+            self.out.push_back(Output::Discard(message.id, place));
+            return;
+        }
+        self.see_alive(message.accepted);
+        for group in &state.deferred {
+            let step = step_after(&self.config.delivery.retry, group.attempts);
+            let tried = UnixTime::from_millis(
+                group.next.as_millis().saturating_sub(
+                    u64::try_from((step + step / 10).as_millis()).unwrap_or(u64::MAX),
+                ),
+            );
+            self.see_alive(tried);
+        }
+        let now = self.clock.tick();
+        let settled = state.settled.len() as u64;
+        self.enter_in_state(&message, place, now, &state, JobState::Parked);
+        self.counters.recovered += u64::from(total) - settled;
+        self.counters.queued += u64::from(total) - settled;
+    }
+
+    fn see_alive(&mut self, at: UnixTime) {
+        let now = self.clock.now().unix;
+        if let Some(recovering) = &mut self.recovering
+            && at <= now
+        {
+            recovering.latest = recovering.latest.max(at);
+        }
+    }
+
+    /// All messages are here: their ages begin to count, and their jobs to wait. What is due comes
+    /// up spread over a while.
+    pub(super) fn finish_recovery(&mut self) {
+        let Some(Recovering { latest }) = self.recovering.take() else { return };
+        let tick = self.clock.tick();
+        let now = self.clock.now().unix;
+        let expire = self.config.delivery.expire;
+        let mut due = Vec::new();
+        for message in self.table.after(None).collect::<Vec<_>>() {
+            let entry = &mut self.table.messages[message];
+            let accepted = UnixTime::from_secs(u64::from(entry.accepted));
+            entry.birth = tick.before(recover::age(accepted, latest, now, expire));
+            if entry.held {
+                continue;
+            }
+            for job in self.table.jobs_of(message) {
+                match self.table.jobs[job].due {
+                    at if at <= tick => due.push(job),
+                    at => self.table.wait(job, at),
+                }
+            }
+        }
+        let spread = (due.len() as u64 * SPREAD_MILLIS).min(SPREAD_MAX_MILLIS);
+        for job in due {
+            let wait = std::time::Duration::from_millis(self.rng.below(spread));
+            self.table.wait(job, tick.after(wait));
+        }
+    }
+
+    /// Whether a message is live at this place: written and not discarded, or being written.
+    #[must_use]
+    pub fn is_live(&self, id: MessageId, place: Place) -> bool {
+        self.accept.is_writing(id)
+            || self.table.find(id).is_some_and(|m| self.table.messages[m].place == place)
+    }
+}
+
+/// The destination of an address: its domain in lower case, or its address literal.
+fn domain_key(to: &Mailbox) -> String {
+    match to.host() {
+        Host::Domain(domain) => domain.as_str().to_lowercase(),
+        Host::Literal(literal) => literal.to_string(),
+    }
+}
+
+/// The short form of a sender: `@domain`.
+fn domain_of(sender: &str) -> String {
+    sender.rfind('@').map_or_else(String::new, |at| sender[at..].to_ascii_lowercase())
+}
+
+/// FNV-1a of an address whose domain is in lower case.
+pub(super) fn hash(sender: &str) -> u32 {
+    let at = sender.rfind('@').unwrap_or(sender.len());
+    let (local, domain) = sender.split_at(at);
+    local
+        .bytes()
+        .chain(domain.bytes().map(|byte| byte.to_ascii_lowercase()))
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}

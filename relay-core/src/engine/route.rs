@@ -1,0 +1,305 @@
+//! From a destination domain to a lane: routes first, then address literals, then MX. RFC 5321 §5.1.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smtp_proto::{AddressLiteral, Domain};
+
+use super::conclude::Finding;
+use super::{Engine, Output};
+use crate::config::{DomainPattern, HostPort, Route, TlsLevel};
+use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
+use crate::id::ResolveId;
+use crate::outbound::{Evidence, Hop, Lane, Login, Outcome, Reason};
+use crate::queue::job::JobState;
+use crate::queue::lanes::{Caps, LaneNo};
+
+/// How long a domain's lane holds. The resolver's cache knows how long the records do.
+const FOUND_HOLDS: Duration = Duration::from_secs(60);
+/// Mail exchangers of a lane, at most.
+const HOSTS_MAX: usize = 16;
+
+/// Where the answer for a domain leads.
+enum Way {
+    Lane(LaneNo),
+    Deferred(Reason),
+    Bounced(Reason),
+}
+
+impl Engine {
+    /// Sends a picked job that is due on its way: to its lane, or to wait for its domain's hosts.
+    pub(super) fn dispatch(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let (message, domain, attempts) = (entry.message, entry.domain, entry.attempts);
+        if self.table.messages[message].held {
+            self.table.set_state(job, JobState::Parked);
+            return;
+        }
+        if self.is_expired(message) {
+            self.expire(job);
+            return;
+        }
+        let now = self.clock.tick();
+        let lane = self
+            .domains
+            .lane(domain, now)
+            .filter(|&no| self.lanes.get(no).is_some())
+            .or_else(|| self.lane_without_names(domain));
+        let Some(no) = lane else {
+            self.table.set_state(job, JobState::Resolving);
+            self.domains.ask(domain, job);
+            return;
+        };
+        self.table.set_state(job, JobState::Ready);
+        if let Some(lane) = self.lanes.get_mut(no) {
+            lane.push(job, attempts);
+            if lane.backed_off(now).is_some() {
+                self.table.unload(self.table.messages[message].id);
+            }
+        }
+        self.lanes.enlist(no, self.caps(), now);
+    }
+
+    pub(super) fn caps(&self) -> Caps {
+        let delivery = &self.config.delivery;
+        Caps { all: delivery.connections.max(1), lane: delivery.connections_per_lane.max(1) }
+    }
+
+    /// Puts the questions that may be put now.
+    pub(super) fn ask_names(&mut self) {
+        while let Some((id, domain)) = self.domains.question() {
+            let name = self.domains.name(domain).to_string();
+            self.out.push_back(Output::Resolve(id, name));
+        }
+    }
+
+    /// The mail exchangers of a domain were found, or not.
+    pub(super) fn resolved(&mut self, id: ResolveId, answer: MxAnswer) {
+        let Some((domain, jobs)) = self.domains.answered(id) else { return };
+        let way = self.way_of(domain, answer);
+        for job in jobs {
+            if self.table.free_if_gone(job) {
+                continue;
+            }
+            self.table.set_state(job, JobState::Picked);
+            let outcome = match &way {
+                Way::Lane(_) => {
+                    self.dispatch(job);
+                    continue;
+                }
+                Way::Deferred(reason) => Outcome::Deferred {
+                    reason: reason.clone(),
+                    retry_after: None,
+                    in_doubt: false,
+                },
+                Way::Bounced(reason) => Outcome::Bounced(reason.clone()),
+            };
+            let recipients = self.table.jobs[job].recipients.to_vec();
+            self.conclude(job, Finding {
+                outcomes: recipients.into_iter().map(|r| (r, outcome.clone())).collect(),
+                evidence: Evidence::default(),
+                loaded: None,
+            });
+        }
+        self.domains.forget_if_unused(domain);
+    }
+
+    fn way_of(&mut self, domain: u32, answer: MxAnswer) -> Way {
+        match answer {
+            Ok(set) => self.way_of_hosts(domain, set),
+            Err(DnsFailure::NoSuchDomain) => {
+                Way::Bounced(reason("5.1.2", "no-such-domain", "The domain does not exist"))
+            }
+            Err(DnsFailure::NoRecord) => Way::Bounced(reason(
+                "5.4.4",
+                "no-mail-host",
+                "The domain has no mail exchanger and no address",
+            )),
+            // RFC 7505 §4.1: 556 and X.1.10 say that a domain takes no mail.
+            Err(DnsFailure::NullMx) => {
+                Way::Bounced(reason("5.1.10", "null-mx", "The domain takes no mail (null MX)"))
+            }
+            Err(DnsFailure::BadName(why)) => Way::Bounced(reason("5.1.2", "bad-name", &why)),
+            Err(DnsFailure::Temporary(why)) => {
+                Way::Deferred(reason("4.4.3", "dns-temporary", &why))
+            }
+        }
+    }
+
+    fn way_of_hosts(&mut self, domain: u32, set: MxSet) -> Way {
+        let hosts = without_self(&set.hosts, self.config.hostname.as_str());
+        if hosts.is_empty() {
+            let us = &self.config.hostname;
+            let text = format!("The domain's mail exchanger is this relay ({us}): a loop");
+            return Way::Bounced(reason("5.4.6", "mx-is-self", &text));
+        }
+        let port = self.config.delivery.port;
+        let hosts = hosts.iter().take(HOSTS_MAX).map(|mx| Hop::from_mx(mx, port)).collect();
+        let no = self.mx_lane(hosts);
+        self.remember(domain, no);
+        Way::Lane(no)
+    }
+
+    /// The lane of a domain that needs no names: by a route, or by an address literal.
+    fn lane_without_names(&mut self, domain: u32) -> Option<LaneNo> {
+        let name = Arc::clone(self.domains.name(domain));
+        let parsed = Domain::parse_utf8(&name).ok();
+        let config = Arc::clone(&self.config);
+        let no = match config.routes.iter().find(|r| matches(&r.domain, parsed.as_ref())) {
+            Some(route) => self.route_lane(route),
+            None => {
+                let ip = AddressLiteral::parse(&name).ok()?.ip();
+                let host = HostPort { host: ip.to_string(), port: config.delivery.port };
+                self.mx_lane(vec![Hop { host, preference: 0 }])
+            }
+        };
+        self.remember(domain, no);
+        Some(no)
+    }
+
+    fn remember(&mut self, domain: u32, no: LaneNo) {
+        let until = self.clock.tick().after(FOUND_HOLDS);
+        self.domains.found(domain, no, until);
+    }
+
+    fn mx_lane(&mut self, hosts: Vec<Hop>) -> LaneNo {
+        let delivery = &self.config.delivery;
+        let name = hosts.first().map(|hop| hop.host.host.clone()).unwrap_or_default();
+        self.lane(Lane {
+            hosts,
+            name,
+            tls: delivery.tls,
+            login: None,
+            route: false,
+            source: None,
+            messages_max: delivery.messages_per_connection,
+        })
+    }
+
+    fn route_lane(&mut self, route: &Route) -> LaneNo {
+        let delivery = &self.config.delivery;
+        let login = route.username.as_ref().map(|username| Login {
+            username: username.clone(),
+            password: route.password.clone().unwrap_or_default(),
+        });
+        let hosts = route.hosts.iter().cloned().map(|host| Hop { host, preference: 0 }).collect();
+        let name = route
+            .hosts
+            .first()
+            .map(|host| format!("{}:{}", host.host, host.port))
+            .unwrap_or_default();
+        self.lane(Lane {
+            hosts,
+            name,
+            tls: route.tls.unwrap_or(delivery.tls),
+            login,
+            route: true,
+            source: None,
+            messages_max: delivery.messages_per_connection,
+        })
+    }
+
+    fn lane(&mut self, spec: Lane) -> LaneNo {
+        let key = lane_key(&spec);
+        let now = self.clock.tick();
+        self.lanes.find_or_make(&key, now, || spec)
+    }
+
+    /// What a new delivery is told of its lane: mail exchangers of one preference in random order.
+    ///
+    /// RFC 5321 §5.1: "the sender-SMTP MUST randomize them to spread the load across multiple mail
+    /// exchangers". A route's hosts are tried in the order of the configuration.
+    pub(super) fn shuffled(&mut self, spec: &Arc<Lane>) -> Arc<Lane> {
+        if spec.route || spec.hosts.len() < 2 {
+            return Arc::clone(spec);
+        }
+        let mut lane = Lane::clone(spec);
+        for group in lane.hosts.chunk_by_mut(|a, b| a.preference == b.preference) {
+            for last in (1..group.len()).rev() {
+                let other = usize::try_from(self.rng.below(last as u64 + 1)).unwrap_or(0);
+                group.swap(last, other);
+            }
+        }
+        Arc::new(lane)
+    }
+}
+
+/// The exchangers that may be used: not ourselves, nor any that is no better than we are.
+///
+/// RFC 5321 §5.1: "If it is present, all MX records with that preference number or higher [..] MUST
+/// be discarded from consideration."
+fn without_self<'m>(hosts: &'m [Mx], hostname: &str) -> Vec<&'m Mx> {
+    let ours =
+        hosts.iter().filter(|mx| mx.host.eq_ignore_ascii_case(hostname)).map(|mx| mx.preference);
+    let limit = ours.min();
+    hosts.iter().filter(|mx| limit.is_none_or(|limit| mx.preference < limit)).collect()
+}
+
+fn matches(pattern: &DomainPattern, domain: Option<&Domain>) -> bool {
+    match (pattern, domain) {
+        (DomainPattern::Any, _) => true,
+        (DomainPattern::Exact(exact), Some(domain)) => domain == exact,
+        (DomainPattern::Subdomains(zone), Some(domain)) => {
+            domain != zone && domain.is_within(zone)
+        }
+        (DomainPattern::Exact(_) | DomainPattern::Subdomains(_), None) => false,
+    }
+}
+
+/// The text by which lanes are the same.
+fn lane_key(lane: &Lane) -> String {
+    let tls = match lane.tls {
+        TlsLevel::None => "none",
+        TlsLevel::Opportunistic => "opportunistic",
+        TlsLevel::Require => "require",
+        TlsLevel::Verify => "verify",
+    };
+    let login = lane.login.as_ref().map_or("", |login| &login.username);
+    let mut key = format!("{} {tls} {login}", if lane.route { "route" } else { "mx" });
+    for Hop { host: HostPort { host, port }, preference } in &lane.hosts {
+        // Writing to a String does not fail.
+        let _ = write!(key, " {preference} {host} {port}");
+    }
+    key
+}
+
+fn reason(status: &str, rule: &str, text: &str) -> Reason {
+    let mut text = text.to_owned();
+    crate::queue::reason::truncate(&mut text, crate::queue::reason::LINE_MAX);
+    Reason {
+        stage: "resolve".to_owned(),
+        code: None,
+        status: status.to_owned(),
+        text,
+        rule: rule.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mx(preference: u16, host: &str) -> Mx {
+        Mx { preference, host: host.into() }
+    }
+
+    #[test]
+    fn exchangers_that_are_no_better_than_we_are_are_left_out() {
+        let hosts = [mx(5, "a"), mx(10, "b"), mx(10, "us.example"), mx(20, "c")];
+        assert_eq!(without_self(&hosts, "US.example"), [&hosts[0]]);
+        assert_eq!(without_self(&hosts, "other.example").len(), 4);
+        assert!(without_self(&hosts[2..], "us.example").is_empty());
+    }
+
+    #[test]
+    fn patterns_match_domains_whatever_the_case() {
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        let exact = DomainPattern::Exact(domain("Example.net"));
+        let under = DomainPattern::Subdomains(domain("example.net"));
+        let (at, below) = (domain("example.NET"), domain("a.example.net"));
+        assert!(matches(&exact, Some(&at)) && !matches(&exact, Some(&below)));
+        assert!(!matches(&under, Some(&at)) && matches(&under, Some(&below)));
+        assert!(matches(&DomainPattern::Any, None) && !matches(&exact, None));
+    }
+}

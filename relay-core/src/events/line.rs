@@ -1,0 +1,129 @@
+//! Events as one short line each, for people.
+
+use std::fmt;
+
+use super::{Attempt, DeliveryEvent, EventKind};
+
+/// Recipients that a line names; the JSON form has all.
+const NAMED_MAX: usize = 3;
+
+impl fmt::Display for DeliveryEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.id)?;
+        match &self.kind {
+            EventKind::Accepted { from, recipients, size, credential, peer, about } => {
+                write!(f, "accepted from=<{from}> recipients={recipients} size={size}")?;
+                optional(f, " by=", credential.as_ref())?;
+                optional(f, " peer=", peer.as_ref())?;
+                optional(f, " about=", about.as_ref())
+            }
+            EventKind::Delivered(attempt) => line(f, "delivered", attempt),
+            EventKind::Deferred { attempt, next, in_doubt } => {
+                line(f, "deferred", attempt)?;
+                write!(f, " next={next}")?;
+                f.write_str(if *in_doubt { " (it may have been delivered)" } else { "" })
+            }
+            EventKind::Bounced(attempt) => line(f, "bounced", attempt),
+            EventKind::Expired(attempt) => line(f, "expired", attempt),
+            EventKind::Changed { change, recipients } => {
+                f.write_str(change)?;
+                names(f, recipients)
+            }
+            EventKind::NotReported { why } => write!(f, "not-reported: {why}"),
+        }
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, what: &str, attempt: &Attempt) -> fmt::Result {
+    let Attempt { recipients, lane, attempt, reason, evidence } = attempt;
+    f.write_str(what)?;
+    names(f, recipients)?;
+    write!(f, " lane={lane} attempt={attempt}")?;
+    optional(f, " host=", evidence.host.as_ref())?;
+    optional(f, " address=", evidence.address.as_ref())?;
+    optional(f, " tls=", evidence.tls.as_ref())?;
+    write!(f, " rule={} stage={}:", reason.rule, reason.stage)?;
+    optional(f, " ", reason.code.as_ref())?;
+    write!(f, " {} {}", reason.status, reason.text)
+}
+
+fn names(f: &mut fmt::Formatter<'_>, recipients: &[String]) -> fmt::Result {
+    for (n, recipient) in recipients.iter().take(NAMED_MAX).enumerate() {
+        write!(f, "{}<{recipient}>", if n == 0 { " to=" } else { "," })?;
+    }
+    match recipients.len().saturating_sub(NAMED_MAX) {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
+    }
+}
+
+fn optional(
+    f: &mut fmt::Formatter<'_>,
+    label: &str,
+    value: Option<&impl fmt::Display>,
+) -> fmt::Result {
+    value.map_or(Ok(()), |value| write!(f, "{label}{value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::rfc3339;
+    use crate::id::MessageId;
+    use crate::outbound::{Evidence, Reason};
+    use crate::time::UnixTime;
+
+    fn attempt() -> Attempt {
+        Attempt {
+            recipients: (0..5).map(|n| format!("{n}@example.com")).collect(),
+            lane: "example.com".into(),
+            attempt: 2,
+            reason: Reason {
+                stage: "rcpt".into(),
+                code: Some(450),
+                status: "4.2.0".into(),
+                text: "Greylisted".into(),
+                rule: "rcpt-4xx".into(),
+            },
+            evidence: Evidence { host: Some("mx.example.com".into()), ..Evidence::default() },
+        }
+    }
+
+    fn event(kind: EventKind) -> DeliveryEvent {
+        DeliveryEvent::new(UnixTime::from_secs(1_718_824_965), MessageId::from_u64(1), kind)
+    }
+
+    #[test]
+    fn times_are_rfc_3339_whatever_the_clock_says() {
+        assert_eq!(rfc3339(UnixTime::from_millis(1_718_824_965_120)), "2024-06-19T19:22:45.120Z");
+        assert_eq!(rfc3339(UnixTime::from_millis(0)), "1970-01-01T00:00:00.000Z");
+        assert!(rfc3339(UnixTime::from_millis(u64::MAX)).starts_with("9999-12-"));
+    }
+
+    #[test]
+    fn a_line_names_what_decided() {
+        let next = "2024-06-19T19:27:45.120Z".to_owned();
+        let deferred = EventKind::Deferred { attempt: attempt(), next, in_doubt: true };
+        assert_eq!(
+            event(deferred).to_string(),
+            "0000000000001 deferred to=<0@example.com>,<1@example.com>,<2@example.com> and 2 more \
+             lane=example.com attempt=2 host=mx.example.com rule=rcpt-4xx stage=rcpt: 450 4.2.0 \
+             Greylisted next=2024-06-19T19:27:45.120Z (it may have been delivered)"
+        );
+    }
+
+    #[test]
+    fn an_event_reads_back_from_json() {
+        for kind in [
+            EventKind::Bounced(attempt()),
+            EventKind::Deferred { attempt: attempt(), next: "x".into(), in_doubt: false },
+            EventKind::NotReported { why: "null sender".into() },
+            EventKind::Changed { change: "held".into(), recipients: Vec::new() },
+        ] {
+            let event = event(kind);
+            let json = serde_json::to_string(&event).unwrap();
+            assert!(!json.contains('\n'));
+            assert_eq!(serde_json::from_str::<DeliveryEvent>(&json).unwrap(), event, "{json}");
+        }
+    }
+}
