@@ -92,20 +92,28 @@ impl Engine {
     pub(super) fn store_trouble(&self, size: Option<u64>) -> Option<Refusal> {
         let accept = &self.accept;
         let now = self.clock.now().instant;
-        let full = |text: String| Refusal { why: Rejection::STORAGE_FULL, text, close: false };
+        let full = |text: String| Refusal {
+            why: Rejection::STORAGE_FULL,
+            text,
+            close: false,
+        };
         match &accept.trouble {
             Some((failed, until)) if now < *until => return Some(refusal_of(failed)),
             Some(_) | None => {}
         }
         if let Some(why) = &accept.status.refusing {
-            return Some(full(format!("The queue takes nothing now ({why}), try again later")));
+            return Some(full(format!(
+                "The queue takes nothing now ({why}), try again later"
+            )));
         }
         if accept.bytes > WRITING_MAX {
             return Some(full("The disk is slow, try again in a minute".to_owned()));
         }
         let free = accept.status.free_bytes;
         if free > 0 && size.is_some_and(|size| size > free) {
-            return Some(full("No room for a message of this size, try again later".to_owned()));
+            return Some(full(
+                "No room for a message of this size, try again later".to_owned(),
+            ));
         }
         None
     }
@@ -118,7 +126,10 @@ impl Engine {
             || self.accept.is_writing(id)
             || self.table.find(id).is_some()
         {
-            debug_assert!(false, "an id is given by Mail and used once, for some recipient");
+            debug_assert!(
+                false,
+                "an id is given by Mail and used once, for some recipient"
+            );
             return Some(refuse(
                 Rejection::LOCAL_ERROR,
                 "This transaction is not in order, start again with MAIL".to_owned(),
@@ -131,23 +142,44 @@ impl Engine {
 
     /// Has a message written.
     pub(super) fn write(&mut self, by: Writer, submission: Submission) -> WriteId {
-        let Submission { id, origin, envelope, body, size, header_size } = submission;
+        let Submission {
+            id,
+            origin,
+            envelope,
+            body,
+            size,
+            header_size,
+        } = submission;
         let accepted = self.clock.now().unix;
-        let message = Message { id, accepted, origin, envelope, size, header_size };
+        let message = Message {
+            id,
+            accepted,
+            origin,
+            envelope,
+            size,
+            header_size,
+        };
         let message = Arc::new(message);
         self.accept.last_write += 1;
         let write = WriteId(self.accept.last_write);
         self.accept.ids.insert(id);
         self.accept.bytes += body_bytes(&body);
-        let store = StoreMessage { message: Arc::clone(&message), body: body.clone() };
-        self.accept.writes.insert(write, Write { by, message, body });
+        let store = StoreMessage {
+            message: Arc::clone(&message),
+            body: body.clone(),
+        };
+        self.accept
+            .writes
+            .insert(write, Write { by, message, body });
         self.out.push_back(Output::Store(write, store));
         write
     }
 
     /// The receipt of a write.
     pub(super) fn stored(&mut self, write: WriteId, result: Result<Place, StoreFailed>) {
-        let Some(Write { by, message, body }) = self.accept.writes.remove(&write) else { return };
+        let Some(Write { by, message, body }) = self.accept.writes.remove(&write) else {
+            return;
+        };
         self.accept.ids.remove(&message.id);
         self.accept.bytes -= body_bytes(&body);
         match result {
@@ -175,25 +207,37 @@ impl Engine {
         let about = match by {
             Writer::Session(session) => {
                 if let Some(session) = session {
-                    self.out.push_back(Output::Session(session, Answer::Queued(message.id)));
+                    self.out
+                        .push_back(Output::Session(session, Answer::Queued(message.id)));
                 }
                 None
             }
             Writer::Report(about) => Some(about),
         };
-        self.event(message.id, EventKind::Accepted {
-            from: message.envelope.from.mailbox().map(ToString::to_string).unwrap_or_default(),
-            recipients: message.envelope.recipients.len(),
-            size: message.size,
-            credential: message.origin.credential.clone(),
-            peer: message.origin.peer,
-            about: about.map(|about| about.to_string()),
-        });
+        self.event(
+            message.id,
+            EventKind::Accepted {
+                from: message
+                    .envelope
+                    .from
+                    .mailbox()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                recipients: message.envelope.recipients.len(),
+                size: message.size,
+                credential: message.origin.credential.clone(),
+                peer: message.origin.peer,
+                about: about.map(|about| about.to_string()),
+            },
+        );
         let now = self.clock.tick();
         let handle = self.enter(&message, place, now, &State::default());
         self.counters.accepted += u64::from(self.table.messages[handle].total);
         self.counters.queued += u64::from(self.table.messages[handle].total);
-        self.table.load(Loaded { message: Arc::unwrap_or_clone(message), body });
+        self.table.load(Loaded {
+            message: Arc::unwrap_or_clone(message),
+            body,
+        });
         for job in self.table.jobs_of(handle) {
             self.dispatch(job);
         }
@@ -206,11 +250,16 @@ impl Engine {
 fn refusal_of(failed: &StoreFailed) -> Refusal {
     let (why, text) = match failed {
         StoreFailed::Full => (Rejection::STORAGE_FULL, "The disk is full, try again later"),
-        StoreFailed::Broken(_) => {
-            (Rejection::LOCAL_ERROR, "The message could not be stored, try again later")
-        }
+        StoreFailed::Broken(_) => (
+            Rejection::LOCAL_ERROR,
+            "The message could not be stored, try again later",
+        ),
     };
-    Refusal { why, text: text.to_owned(), close: false }
+    Refusal {
+        why,
+        text: text.to_owned(),
+        close: false,
+    }
 }
 
 fn body_bytes(body: &Body) -> usize {

@@ -106,8 +106,14 @@ impl Admit {
 
     /// What stands for a name among failures: nobody without the key finds two names with the same.
     fn name_key(&self, name: &str) -> u64 {
-        let digest = Sha256::new().chain_update(self.key).chain_update(name).finalize();
-        digest.iter().take(8).fold(0, |key, &byte| key << 8 | u64::from(byte))
+        let digest = Sha256::new()
+            .chain_update(self.key)
+            .chain_update(name)
+            .finalize();
+        digest
+            .iter()
+            .take(8)
+            .fold(0, |key, &byte| key << 8 | u64::from(byte))
     }
 
     /// Forgets the verified secret of each credential that changed.
@@ -122,7 +128,10 @@ impl Admit {
 }
 
 fn credential<'c>(config: &'c Config, name: &str) -> Option<&'c Arc<Credential>> {
-    config.credentials.iter().find(|credential| credential.name == name)
+    config
+        .credentials
+        .iter()
+        .find(|credential| credential.name == name)
 }
 
 impl Engine {
@@ -138,7 +147,11 @@ impl Engine {
             Ask::Authenticated { name, ok, digest } => {
                 self.authenticated(session, &name, ok, digest)
             }
-            Ask::Mail { credential, from: _, size } => self.mail(session, &credential, size),
+            Ask::Mail {
+                credential,
+                from: _,
+                size,
+            } => self.mail(session, &credential, size),
             Ask::Submit(submission) => match self.submit(session, *submission) {
                 Some(answer) => answer,
                 None => return,
@@ -160,7 +173,10 @@ impl Engine {
         if self.admit.sessions.len() >= limits.connections {
             return refuse_and_close(
                 Rejection::SHUTTING_DOWN,
-                format!("Too many connections ({}), try again later", limits.connections),
+                format!(
+                    "Too many connections ({}), try again later",
+                    limits.connections
+                ),
             );
         }
         let site = Site::of(peer);
@@ -175,7 +191,13 @@ impl Engine {
             );
         }
         used.connections += 1;
-        let entry = Session { site, peer, turn: TurnState::None, mail: None, write: None };
+        let entry = Session {
+            site,
+            peer,
+            turn: TurnState::None,
+            mail: None,
+            write: None,
+        };
         let before = self.admit.sessions.insert(session, entry);
         debug_assert!(before.is_none(), "a session connects once");
         Answer::Welcome(Arc::clone(&self.config))
@@ -194,14 +216,20 @@ impl Engine {
         if let Some(wait) = self.admit.name_failures.wait(&key, name_rate(rate), now) {
             return refuse(
                 Rejection::SECURITY_UNAVAILABLE,
-                format!("Too many failed logins with this name, wait {}", in_words(wait)),
+                format!(
+                    "Too many failed logins with this name, wait {}",
+                    in_words(wait)
+                ),
             );
         }
         // A credential that this address may not use looks like one that does not exist.
         let credential = credential(&self.config, name).filter(|credential| {
             entry.is_none_or(|entry| {
                 let peer = entry.peer.to_canonical();
-                credential.networks.iter().any(|network| network.contains(&peer))
+                credential
+                    .networks
+                    .iter()
+                    .any(|network| network.contains(&peer))
             })
         });
         Answer::Credential {
@@ -213,7 +241,9 @@ impl Engine {
 
     fn turn(&mut self, session: SessionId) -> Option<Answer> {
         let admit = &mut self.admit;
-        let Some(entry) = admit.sessions.get_mut(&session) else { return Some(Answer::Turn) };
+        let Some(entry) = admit.sessions.get_mut(&session) else {
+            return Some(Answer::Turn);
+        };
         if entry.turn != TurnState::None {
             debug_assert!(false, "a session takes one turn at a time");
             return Some(Answer::Turn);
@@ -233,16 +263,27 @@ impl Engine {
     fn grant_turns(&mut self) {
         let now = self.clock.now().instant;
         let rate = self.config.limits.auth_failures_per_ip;
-        let Admit { sessions, sites, site_failures, turns, turns_max, waiting, .. } =
-            &mut self.admit;
+        let Admit {
+            sessions,
+            sites,
+            site_failures,
+            turns,
+            turns_max,
+            waiting,
+            ..
+        } = &mut self.admit;
         let out = &mut self.out;
         waiting.retain(|&session| {
-            let Some(entry) = sessions.get_mut(&session) else { return false };
+            let Some(entry) = sessions.get_mut(&session) else {
+                return false;
+            };
             let left = site_failures.left(&entry.site, rate, now);
             let used = sites.entry(entry.site).or_default();
             let answer = if left == 0 {
                 entry.turn = TurnState::None;
-                let wait = site_failures.wait(&entry.site, rate, now).unwrap_or(rate.per);
+                let wait = site_failures
+                    .wait(&entry.site, rate, now)
+                    .unwrap_or(rate.per);
                 too_many_failures(entry.peer, wait)
             } else if *turns < *turns_max && used.turns < left {
                 *turns += 1;
@@ -283,10 +324,17 @@ impl Engine {
         let now = self.clock.now().instant;
         let rate = self.config.limits.auth_failures_per_ip;
         let key = self.admit.name_key(name);
-        let Admit { name_failures, site_failures, sessions, .. } = &mut self.admit;
+        let Admit {
+            name_failures,
+            site_failures,
+            sessions,
+            ..
+        } = &mut self.admit;
         // Over the name's limit there is nothing more to count: `credential` refuses.
         let _ = name_failures.take(&key, name_rate(rate), now, &mut self.rng);
-        let Some(entry) = sessions.get(&session) else { return Answer::Noted };
+        let Some(entry) = sessions.get(&session) else {
+            return Answer::Noted;
+        };
         match site_failures.take(&entry.site, rate, now, &mut self.rng) {
             Ok(()) => Answer::Noted,
             Err(wait) => too_many_failures(entry.peer, wait),
@@ -325,7 +373,9 @@ impl Engine {
 
     /// The message that was charged will not be queued.
     pub(super) fn return_rate(&mut self, session: SessionId, id: MessageId) {
-        let Some(entry) = self.admit.sessions.get_mut(&session) else { return };
+        let Some(entry) = self.admit.sessions.get_mut(&session) else {
+            return;
+        };
         if let Some((_, name)) = entry.mail.take_if(|(mail, _)| *mail == id)
             && let Some(rate) = credential(&self.config, &name).and_then(|c| c.rate)
         {
@@ -336,7 +386,9 @@ impl Engine {
     /// A session ended, whatever it was waiting for.
     fn bye(&mut self, session: SessionId) {
         self.give_turn_back(session);
-        let Some(entry) = self.admit.sessions.remove(&session) else { return };
+        let Some(entry) = self.admit.sessions.remove(&session) else {
+            return;
+        };
         self.grant_turns();
         if let Some(write) = entry.write {
             self.accept.forget_session(write);
@@ -351,7 +403,9 @@ impl Engine {
 
     fn give_turn_back(&mut self, session: SessionId) {
         let admit = &mut self.admit;
-        let Some(entry) = admit.sessions.get_mut(&session) else { return };
+        let Some(entry) = admit.sessions.get_mut(&session) else {
+            return;
+        };
         match std::mem::replace(&mut entry.turn, TurnState::None) {
             TurnState::None => {}
             TurnState::Waiting => admit.waiting.retain(|&waiting| waiting != session),
@@ -366,13 +420,19 @@ impl Engine {
 }
 
 const fn name_rate(rate: Rate) -> Rate {
-    Rate { count: rate.count.saturating_mul(NAME_FAILURES), per: rate.per }
+    Rate {
+        count: rate.count.saturating_mul(NAME_FAILURES),
+        per: rate.per,
+    }
 }
 
 fn too_many_failures(peer: IpAddr, wait: std::time::Duration) -> Answer {
     refuse_and_close(
         Rejection::GO_AWAY,
-        format!("Too many failed logins from {peer}, wait {}", in_words(wait)),
+        format!(
+            "Too many failed logins from {peer}, wait {}",
+            in_words(wait)
+        ),
     )
 }
 
@@ -384,9 +444,17 @@ fn shutting_down() -> Answer {
 }
 
 pub(super) fn refuse(why: Rejection, text: String) -> Answer {
-    Answer::Refused(Refusal { why, text, close: false })
+    Answer::Refused(Refusal {
+        why,
+        text,
+        close: false,
+    })
 }
 
 fn refuse_and_close(why: Rejection, text: String) -> Answer {
-    Answer::Refused(Refusal { why, text, close: true })
+    Answer::Refused(Refusal {
+        why,
+        text,
+        close: true,
+    })
 }

@@ -62,15 +62,24 @@ impl Telling<'_> {
     }
 
     fn name(&self, index: u32) -> String {
-        let known = self.loaded.and_then(|l| l.message.envelope.recipients.get(index as usize));
-        known.map_or_else(|| format!("#{index}@{}", self.lane), |known| known.to.to_string())
+        let known = self
+            .loaded
+            .and_then(|l| l.message.envelope.recipients.get(index as usize));
+        known.map_or_else(
+            || format!("#{index}@{}", self.lane),
+            |known| known.to.to_string(),
+        )
     }
 }
 
 impl Engine {
     /// Applies what was found out about a picked job. It counts as an attempt.
     pub(super) fn conclude(&mut self, job: u32, finding: Finding) {
-        let Finding { outcomes, evidence, loaded } = finding;
+        let Finding {
+            outcomes,
+            evidence,
+            loaded,
+        } = finding;
         let entry = &mut self.table.jobs[job];
         entry.attempts = entry.attempts.saturating_add(1);
         let message = entry.message;
@@ -80,7 +89,11 @@ impl Engine {
 
         let mut settled = Vec::new();
         let mut open = Vec::new();
-        for Group { outcome, recipients } in groups {
+        for Group {
+            outcome,
+            recipients,
+        } in groups
+        {
             match outcome {
                 Outcome::Delivered(reason) => {
                     self.deliver(&telling, reason, &recipients);
@@ -90,7 +103,10 @@ impl Engine {
                     settled.extend(self.bounce(&telling, reason, recipients));
                 }
                 deferred @ Outcome::Deferred { .. } => {
-                    open.push(Group { outcome: deferred, recipients });
+                    open.push(Group {
+                        outcome: deferred,
+                        recipients,
+                    });
                 }
             }
         }
@@ -131,29 +147,25 @@ impl Engine {
             let report = self.recipient_reports(telling, Action::Relayed, &reason, recipients);
             self.add_reports(id, report);
         }
-        self.event(id, EventKind::Delivered(telling.attempt(reason, recipients)));
+        self.event(
+            id,
+            EventKind::Delivered(telling.attempt(reason, recipients)),
+        );
     }
 
     /// Settles recipients that will never be delivered; gives back those of which nobody wants to
     /// hear. The others are noted as settled when their report is stored.
-    fn bounce(
-        &mut self,
-        telling: &Telling<'_>,
-        reason: Reason,
-        recipients: Vec<u32>,
-    ) -> Vec<u32> {
+    fn bounce(&mut self, telling: &Telling<'_>, reason: Reason, recipients: Vec<u32>) -> Vec<u32> {
         self.counters.settle(recipients.len(), Settled::Bounced);
         let id = self.table.messages[telling.message].id;
-        self.event(id, EventKind::Bounced(telling.attempt(reason.clone(), &recipients)));
+        self.event(
+            id,
+            EventKind::Bounced(telling.attempt(reason.clone(), &recipients)),
+        );
         self.fail(telling, &reason, recipients)
     }
 
-    fn fail(
-        &mut self,
-        telling: &Telling<'_>,
-        reason: &Reason,
-        recipients: Vec<u32>,
-    ) -> Vec<u32> {
+    fn fail(&mut self, telling: &Telling<'_>, reason: &Reason, recipients: Vec<u32>) -> Vec<u32> {
         let entry = &self.table.messages[telling.message];
         let (id, wants) = (entry.id, entry.wants);
         if wants.failure() {
@@ -161,8 +173,17 @@ impl Engine {
             self.add_reports(id, report);
             return Vec::new();
         }
-        let why = if wants.null_sender() { "null sender" } else { "NOTIFY" };
-        self.event(id, EventKind::NotReported { why: why.to_owned() });
+        let why = if wants.null_sender() {
+            "null sender"
+        } else {
+            "NOTIFY"
+        };
+        self.event(
+            id,
+            EventKind::NotReported {
+                why: why.to_owned(),
+            },
+        );
         recipients
     }
 
@@ -190,13 +211,23 @@ impl Engine {
         let mut line = None;
         let mut crowded = taken;
         for Group { outcome, .. } in &open {
-            let Outcome::Deferred { reason, retry_after, in_doubt } = outcome else { continue };
+            let Outcome::Deferred {
+                reason,
+                retry_after,
+                in_doubt,
+            } = outcome
+            else {
+                continue;
+            };
             asked = asked.max(*retry_after);
-            self.table.jobs[job].in_doubt |= in_doubt;
+            if *in_doubt {
+                self.table.jobs[job].marks.set_in_doubt();
+            }
             line.get_or_insert_with(|| to_line(reason, host_of(telling.evidence)));
             crowded &= reason.code == Some(452) && reason.status == "4.5.3";
         }
-        self.table.set_reason(job, line.as_deref().unwrap_or_default());
+        self.table
+            .set_reason(job, line.as_deref().unwrap_or_default());
         let message = telling.message;
         if self.act_after_attempt(job) {
             return;
@@ -213,6 +244,7 @@ impl Engine {
         };
         let next = self.clock.tick().after(wait).min(self.deadline(message));
         let due = self.clock.unix(next);
+        self.table.jobs[job].due = next;
         let entry = &self.table.messages[message];
         let (id, place) = (entry.id, entry.place);
         let state = DeferredState {
@@ -220,15 +252,30 @@ impl Engine {
             attempts: attempt,
             next: due,
             delay_reported: entry.delay_reported,
-            in_doubt: self.table.jobs[job].in_doubt,
+            in_doubt: self.table.jobs[job].marks.in_doubt(),
             reason: line.unwrap_or_default(),
         };
-        self.out.push_back(Output::Note(id, place, Progress::Deferred(state)));
-        for Group { outcome, recipients } in open {
-            if let Outcome::Deferred { reason, in_doubt, .. } = outcome {
+        self.out
+            .push_back(Output::Note(id, place, Progress::Deferred(state)));
+        for Group {
+            outcome,
+            recipients,
+        } in open
+        {
+            if let Outcome::Deferred {
+                reason, in_doubt, ..
+            } = outcome
+            {
                 let attempt = telling.attempt(reason, &recipients);
                 let next = rfc3339(due);
-                self.event(id, EventKind::Deferred { attempt, next, in_doubt });
+                self.event(
+                    id,
+                    EventKind::Deferred {
+                        attempt,
+                        next,
+                        in_doubt,
+                    },
+                );
             }
         }
         if self.table.messages[message].held || crowded {
@@ -241,7 +288,7 @@ impl Engine {
     /// Does to a picked job what an administrator asked for while it was being delivered. Whether
     /// that was its end.
     pub(super) fn act_after_attempt(&mut self, job: u32) -> bool {
-        match self.table.jobs[job].then {
+        match self.table.jobs[job].marks.then() {
             Then::Nothing => return false,
             Then::Bounce => self.bounce_by_admin(job),
             Then::Remove => self.remove_by_admin(job),
@@ -249,19 +296,18 @@ impl Engine {
         true
     }
 
-    /// Gives up a picked job whose message's time is over.
+    /// Gives up a job whose message's time is over, unless a delivery has it.
     pub(super) fn expire(&mut self, job: u32) {
         let entry = &self.table.jobs[job];
         let (message, recipients) = (entry.message, entry.recipients.to_vec());
-        let line = self.table.reasons.get(entry.reason).map(str::to_owned).or_else(|| {
-            let lane = self.domains.last_lane(entry.domain)?;
-            Some(self.lanes.get(lane)?.trouble()?.reason.to_string())
-        });
-        let (last, host) = line.as_deref().map(from_line).unzip();
+        let (last, host) = self.last_line(job).map(from_line).unzip();
         let text = match &last {
             Some(last) => {
                 let code = last.code.map(|code| format!("{code} ")).unwrap_or_default();
-                format!("not delivered in time; last: {code}{} {}", last.status, last.text)
+                format!(
+                    "not delivered in time; last: {code}{} {}",
+                    last.status, last.text
+                )
             }
             None => "not delivered in time, and never tried".to_owned(),
         };
@@ -272,19 +318,25 @@ impl Engine {
             text,
             rule: "expired".to_owned(),
         };
-        let evidence = Evidence { host: host.flatten(), ..Evidence::default() };
+        let evidence = Evidence {
+            host: host.flatten(),
+            ..Evidence::default()
+        };
         let loaded = self.table.loaded(self.table.messages[message].id);
         let telling = self.telling(job, &evidence, loaded.as_deref());
         self.counters.settle(recipients.len(), Settled::Expired);
         let id = self.table.messages[message].id;
-        self.event(id, EventKind::Expired(telling.attempt(reason.clone(), &recipients)));
+        self.event(
+            id,
+            EventKind::Expired(telling.attempt(reason.clone(), &recipients)),
+        );
         let settled = self.fail(&telling, &reason, recipients);
         self.note_settled(message, settled);
         self.drop_job(job);
         self.tend(message, loaded);
     }
 
-    /// Bounces a picked job because an administrator said so.
+    /// Bounces a job that no delivery has because an administrator said so.
     pub(super) fn bounce_by_admin(&mut self, job: u32) {
         let entry = &self.table.jobs[job];
         let (message, recipients) = (entry.message, entry.recipients.to_vec());
@@ -304,7 +356,7 @@ impl Engine {
         self.tend(message, loaded);
     }
 
-    /// Drops a picked job without a report.
+    /// Drops a job that no delivery has, without a report.
     pub(super) fn remove_by_admin(&mut self, job: u32) {
         let entry = &self.table.jobs[job];
         let (message, recipients) = (entry.message, entry.recipients.to_vec());
@@ -312,8 +364,14 @@ impl Engine {
         let evidence = Evidence::default();
         let loaded = self.table.loaded(self.table.messages[message].id);
         let telling = self.telling(job, &evidence, loaded.as_deref());
-        let names = recipients.iter().map(|&index| telling.name(index)).collect();
-        let change = EventKind::Changed { change: "removed".to_owned(), recipients: names };
+        let names = recipients
+            .iter()
+            .map(|&index| telling.name(index))
+            .collect();
+        let change = EventKind::Changed {
+            change: "removed".to_owned(),
+            recipients: names,
+        };
         self.event(self.table.messages[message].id, change);
         self.note_settled(message, recipients);
         self.drop_job(job);
@@ -328,7 +386,8 @@ impl Engine {
         let entry = &self.table.messages[message];
         let (id, place) = (entry.id, entry.place);
         let recipients = sorted(settled);
-        self.out.push_back(Output::Note(id, place, Progress::Settled { recipients }));
+        self.out
+            .push_back(Output::Note(id, place, Progress::Settled { recipients }));
     }
 
     /// Takes a job out of the table and from its domain.
@@ -340,7 +399,9 @@ impl Engine {
 
     /// After a change: sends the reports that are due, forgets what is done.
     pub(super) fn tend(&mut self, message: u32, loaded: Option<Arc<Loaded>>) {
-        let Some(entry) = self.table.messages.get(message) else { return };
+        let Some(entry) = self.table.messages.get(message) else {
+            return;
+        };
         let (id, place) = (entry.id, entry.place);
         if entry.busy == 0 {
             self.send_reports(message, loaded);
@@ -355,7 +416,9 @@ impl Engine {
 
     /// When the message is given up.
     pub(super) fn deadline(&self, message: u32) -> Tick {
-        self.table.messages[message].birth.after(self.config.delivery.expire)
+        self.table.messages[message]
+            .birth
+            .after(self.config.delivery.expire)
     }
 
     pub(super) fn is_expired(&self, message: u32) -> bool {
@@ -376,17 +439,26 @@ fn group(recipients: &Recipients, mut outcomes: Vec<(u32, Outcome)>) -> Vec<Grou
     outcomes.retain(|(index, _)| recipients.contains(*index));
     if outcomes.len() < recipients.len() as usize {
         let silent = recipients.to_vec().into_iter().filter(|index| {
-            outcomes.binary_search_by_key(index, |(index, _)| *index).is_err()
+            outcomes
+                .binary_search_by_key(index, |(index, _)| *index)
+                .is_err()
         });
         let silent: Vec<_> = silent.map(|index| (index, unknown())).collect();
         outcomes.extend(silent);
     }
     let mut groups: Vec<Group> = Vec::new();
     for (index, outcome) in outcomes {
-        let alike = groups.iter_mut().rev().take(GROUPS_SEARCHED).find(|g| g.outcome == outcome);
+        let alike = groups
+            .iter_mut()
+            .rev()
+            .take(GROUPS_SEARCHED)
+            .find(|g| g.outcome == outcome);
         match alike {
             Some(group) => group.recipients.push(index),
-            None => groups.push(Group { outcome, recipients: vec![index] }),
+            None => groups.push(Group {
+                outcome,
+                recipients: vec![index],
+            }),
         }
     }
     groups

@@ -63,7 +63,9 @@ impl Engine {
         while !self.stopping
             && let Some(no) = self.lanes.next_turn(caps, now)
         {
-            let Some(job) = self.next_job(no) else { continue };
+            let Some(job) = self.next_job(no) else {
+                continue;
+            };
             let standing = self.lanes.open_one(no, now);
             self.lanes.enlist(no, caps, now);
             let Some(spec) = self.lanes.get(no).map(|lane| Arc::clone(&lane.spec)) else {
@@ -72,11 +74,17 @@ impl Engine {
             let (job, task) = self.hand_out(job);
             self.last_delivery += 1;
             let id = DeliveryId(self.last_delivery);
-            let running = Running { lane: no, standing, task: Some(task), served: 1 };
+            let running = Running {
+                lane: no,
+                standing,
+                task: Some(task),
+                served: 1,
+            };
             self.deliveries.insert(id, running);
             let lane = self.shuffled(&spec);
             let config = Arc::clone(&self.config);
-            self.out.push_back(Output::Start(id, Box::new(Start { lane, job, config })));
+            self.out
+                .push_back(Output::Start(id, Box::new(Start { lane, job, config })));
         }
     }
 
@@ -104,7 +112,11 @@ impl Engine {
         let entry = &self.table.jobs[job];
         let message = &self.table.messages[entry.message];
         let loaded = self.table.loaded(message.id);
-        let task = Task { job, place: message.place, loaded: loaded.clone() };
+        let task = Task {
+            job,
+            place: message.place,
+            loaded: loaded.clone(),
+        };
         let job = Job {
             id: message.id,
             place: message.place,
@@ -156,13 +168,25 @@ impl Engine {
 
     /// No host of the lane could be used.
     fn unreachable(&mut self, id: DeliveryId, tried: Tried) {
-        let Some((no, task)) = self.take_task(id, &tried) else { return };
+        let Some((no, task)) = self.take_task(id, &tried) else {
+            return;
+        };
         let (_, words) = health_of(&tried);
-        let all_deferred =
-            tried.outcomes.iter().all(|(_, o)| matches!(o, Outcome::Deferred { .. }));
-        let health = if all_deferred { Health::Down } else { Health::Unknown };
+        let all_deferred = tried
+            .outcomes
+            .iter()
+            .all(|(_, o)| matches!(o, Outcome::Deferred { .. }));
+        let health = if all_deferred {
+            Health::Down
+        } else {
+            Health::Unknown
+        };
         if self.judge_lane(no, health, &words) == Some(Failure::Squeezed) {
             // Other connections of the lane work: the job is for one of them.
+            self.table.set_state(task.job, JobState::Picked);
+            if self.act_after_attempt(task.job) {
+                return;
+            }
             let attempts = self.table.jobs[task.job].attempts;
             self.table.set_state(task.job, JobState::Ready);
             if let Some(lane) = self.lanes.get_mut(no) {
@@ -176,7 +200,9 @@ impl Engine {
     /// The connection is over. A job that it had and said nothing of goes back, its attempts as
     /// they were.
     fn ended(&mut self, id: DeliveryId) {
-        let Some(running) = self.deliveries.remove(&id) else { return };
+        let Some(running) = self.deliveries.remove(&id) else {
+            return;
+        };
         let now = self.clock.tick();
         self.lanes.close_one(running.lane, running.standing, now);
         if let Some(task) = running.task {
@@ -216,15 +242,23 @@ impl Engine {
         self.table.set_state(job, JobState::Picked);
         let message = self.table.jobs[job].message;
         let moved = self.table.messages[message].place != place;
-        if moved && tried.outcomes.iter().all(|(_, outcome)| is_load_failure(outcome)) {
+        if moved
+            && tried
+                .outcomes
+                .iter()
+                .all(|(_, outcome)| is_load_failure(outcome))
+        {
             // The record moved while it was to be read: read it at its new place.
             return self.lost(job);
         }
-        self.conclude(job, Finding {
-            outcomes: tried.outcomes,
-            evidence: tried.evidence,
-            loaded: tried.loaded.or(loaded),
-        });
+        self.conclude(
+            job,
+            Finding {
+                outcomes: tried.outcomes,
+                evidence: tried.evidence,
+                loaded: tried.loaded.or(loaded),
+            },
+        );
     }
 
     /// Lets the lane learn from a report.
@@ -250,7 +284,9 @@ impl Engine {
 
     /// Jobs of a lane that is down do not keep their messages in memory.
     fn unload_ready(&mut self, no: LaneNo) {
-        let Some(lane) = self.lanes.get(no) else { return };
+        let Some(lane) = self.lanes.get(no) else {
+            return;
+        };
         for job in lane.jobs() {
             let entry = &self.table.jobs[job];
             if entry.state == JobState::Ready {
@@ -264,7 +300,7 @@ impl Engine {
 fn is_load_failure(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Delivered(_) => false,
-        Outcome::Deferred { reason, .. } | Outcome::Bounced(reason) => reason.stage == "load",
+        Outcome::Deferred { reason, .. } | Outcome::Bounced(reason) => reason.stage == "store",
     }
 }
 

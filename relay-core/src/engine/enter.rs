@@ -7,7 +7,7 @@ use smtp_proto::{Host, Mailbox};
 use super::{Engine, Output};
 use crate::id::MessageId;
 use crate::queue::intern::TextId;
-use crate::queue::job::{JobEntry, JobState, MessageEntry, NIL, Then, Wants};
+use crate::queue::job::{JobEntry, JobState, Marks, MessageEntry, NIL, Wants};
 use crate::queue::message::Message;
 use crate::queue::recipients::Recipients;
 use crate::queue::record::{DeferredState, State};
@@ -60,7 +60,12 @@ impl Engine {
     ) -> u32 {
         let recipients = &message.envelope.recipients;
         let total = u32::try_from(recipients.len()).unwrap_or(u32::MAX);
-        let sender = message.envelope.from.mailbox().map(ToString::to_string).unwrap_or_default();
+        let sender = message
+            .envelope
+            .from
+            .mailbox()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let wants = Wants::of(message);
         let entry = MessageEntry {
             id: message.id,
@@ -90,10 +95,15 @@ impl Engine {
             self.enter_jobs(message, &seed);
         }
         known.sort_unstable();
-        let fresh: Vec<u32> =
-            (0..total).filter(|index| known.binary_search(index).is_err()).collect();
-        let seed =
-            Seed { message: handle, recipients: &fresh, deferred: None, state: job_state };
+        let fresh: Vec<u32> = (0..total)
+            .filter(|index| known.binary_search(index).is_err())
+            .collect();
+        let seed = Seed {
+            message: handle,
+            recipients: &fresh,
+            deferred: None,
+            state: job_state,
+        };
         self.enter_jobs(message, &seed);
         handle
     }
@@ -103,7 +113,10 @@ impl Engine {
         let mut domains: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for &index in seed.recipients {
             if let Some(recipient) = message.envelope.recipients.get(index as usize) {
-                domains.entry(domain_key(&recipient.to)).or_default().push(index);
+                domains
+                    .entry(domain_key(&recipient.to))
+                    .or_default()
+                    .push(index);
             }
         }
         let now = self.clock.now().unix;
@@ -117,15 +130,19 @@ impl Engine {
                 reason: TextId::NONE,
                 attempts: 0,
                 state: seed.state,
-                in_doubt: false,
-                then: Then::Nothing,
+                marks: Marks::default(),
                 recipients: Recipients::new(&indexes),
             };
             if let Some(group) = seed.deferred {
                 let step = step_after(&self.config.delivery.retry, group.attempts);
-                job.due = self.clock.tick().after(recover::left(group.next, now, step));
+                job.due = self
+                    .clock
+                    .tick()
+                    .after(recover::left(group.next, now, step));
                 job.attempts = u16::try_from(group.attempts).unwrap_or(u16::MAX);
-                job.in_doubt = group.in_doubt;
+                if group.in_doubt {
+                    job.marks.set_in_doubt();
+                }
             }
             let job = self.table.insert_job(job);
             if let Some(group) = seed.deferred {
@@ -136,8 +153,15 @@ impl Engine {
 
     /// Takes over a message that the store held when it was opened.
     pub(super) fn recovered(&mut self, recovered: Recovered) {
-        let Recovered { message, place, progress } = recovered;
-        debug_assert!(self.recovering.is_some(), "recovery comes before any other input");
+        let Recovered {
+            message,
+            place,
+            progress,
+        } = recovered;
+        debug_assert!(
+            self.recovering.is_some(),
+            "recovery comes before any other input"
+        );
         self.accept.skip_to(message.id);
         if self.table.find(message.id).is_some() {
             return;
@@ -151,11 +175,10 @@ impl Engine {
         self.see_alive(message.accepted);
         for group in &state.deferred {
             let step = step_after(&self.config.delivery.retry, group.attempts);
-            let tried = UnixTime::from_millis(
-                group.next.as_millis().saturating_sub(
+            let tried =
+                UnixTime::from_millis(group.next.as_millis().saturating_sub(
                     u64::try_from((step + step / 10).as_millis()).unwrap_or(u64::MAX),
-                ),
-            );
+                ));
             self.see_alive(tried);
         }
         let now = self.clock.tick();
@@ -177,7 +200,9 @@ impl Engine {
     /// All messages are here: their ages begin to count, and their jobs to wait. What is due comes
     /// up spread over a while.
     pub(super) fn finish_recovery(&mut self) {
-        let Some(Recovering { latest }) = self.recovering.take() else { return };
+        let Some(Recovering { latest }) = self.recovering.take() else {
+            return;
+        };
         let tick = self.clock.tick();
         let now = self.clock.now().unix;
         let expire = self.config.delivery.expire;
@@ -207,7 +232,10 @@ impl Engine {
     #[must_use]
     pub fn is_live(&self, id: MessageId, place: Place) -> bool {
         self.accept.is_writing(id)
-            || self.table.find(id).is_some_and(|m| self.table.messages[m].place == place)
+            || self
+                .table
+                .find(id)
+                .is_some_and(|m| self.table.messages[m].place == place)
     }
 }
 
@@ -221,7 +249,9 @@ fn domain_key(to: &Mailbox) -> String {
 
 /// The short form of a sender: `@domain`.
 fn domain_of(sender: &str) -> String {
-    sender.rfind('@').map_or_else(String::new, |at| sender[at..].to_ascii_lowercase())
+    sender
+        .rfind('@')
+        .map_or_else(String::new, |at| sender[at..].to_ascii_lowercase())
 }
 
 /// FNV-1a of an address whose domain is in lower case.
@@ -231,5 +261,7 @@ pub(super) fn hash(sender: &str) -> u32 {
     local
         .bytes()
         .chain(domain.bytes().map(|byte| byte.to_ascii_lowercase()))
-        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+        .fold(0x811c_9dc5, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
 }

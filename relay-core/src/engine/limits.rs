@@ -39,13 +39,18 @@ pub(super) struct Limiter<K> {
 
 impl<K: Ord + Clone> Limiter<K> {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { full_at: BTreeMap::new(), tidied: now }
+        Self {
+            full_at: BTreeMap::new(),
+            tidied: now,
+        }
     }
 
     /// How long to wait for the next token; none if there is one now.
     pub(super) fn wait(&self, key: &K, rate: Rate, now: Instant) -> Option<Duration> {
         let full_at = self.full_at.get(key).copied().unwrap_or(now).max(now);
-        let wait = (full_at + interval(rate)).since(now).saturating_sub(rate.per);
+        let wait = (full_at + interval(rate))
+            .since(now)
+            .saturating_sub(rate.per);
         (!wait.is_zero()).then_some(wait)
     }
 
@@ -131,7 +136,10 @@ pub(super) fn in_words(wait: Duration) -> String {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { count: 10, per: Duration::from_secs(600) };
+    const RATE: Rate = Rate {
+        count: 10,
+        per: Duration::from_secs(600),
+    };
 
     fn at(secs: u64) -> Instant {
         Instant::from_origin(Duration::from_secs(secs))
@@ -145,9 +153,19 @@ mod tests {
             assert_eq!(limiter.take(&1, RATE, at(5), &mut rng), Ok(()));
             assert_eq!(limiter.left(&1, RATE, at(5)), left);
         }
-        assert_eq!(limiter.take(&1, RATE, at(5), &mut rng), Err(Duration::from_secs(60)));
-        assert_eq!(limiter.take(&2, RATE, at(5), &mut rng), Ok(()), "keys are apart");
-        assert_eq!(limiter.wait(&1, RATE, at(45)), Some(Duration::from_secs(20)));
+        assert_eq!(
+            limiter.take(&1, RATE, at(5), &mut rng),
+            Err(Duration::from_secs(60))
+        );
+        assert_eq!(
+            limiter.take(&2, RATE, at(5), &mut rng),
+            Ok(()),
+            "keys are apart"
+        );
+        assert_eq!(
+            limiter.wait(&1, RATE, at(45)),
+            Some(Duration::from_secs(20))
+        );
         assert_eq!(limiter.take(&1, RATE, at(65), &mut rng), Ok(()));
         assert!(limiter.take(&1, RATE, at(65), &mut rng).is_err());
         limiter.give_back(&1, RATE);

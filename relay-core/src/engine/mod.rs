@@ -1,5 +1,209 @@
-//! The engine: the one place that admits, queues, schedules and counts. Single-threaded and passive.
+//! The engine: the one place that admits, queues, schedules and counts. Passive, single-threaded,
+//! totally ordered.
+//!
+//! ```text
+//!  sessions ──Ask──▶ admit ─▶ accept ──Store──▶ (store) ──Stored──▶ enter
+//!                                                                     │ a job for each domain
+//!                     ┌──────────── due ◀── timers ◀── deferred ──┐   ▼
+//!                     ▼                                           │ route ──Resolve──▶ (names)
+//!  deliveries ◀──Start── lanes ◀──────────────────────────────────┼───┘
+//!      └──────Report────────────────────────────▶ conclude ───────┤
+//!                                                                 └──▶ report ──▶ accept
+//! ```
+//!
+//! A runtime locks it, hands in an [`Input`], and takes out [`Output`]s until there are none. It does
+//! a few map operations for each message, and touches no body. The same inputs at the same times,
+//! with the same seed, give the same outputs.
+//!
+//! What it promises:
+//!
+//! - A session hears `Queued` only after the store's receipt. From then on the message ends as
+//!   delivered, bounced, expired or removed, or it is in the queue: for every recipient, at every
+//!   instant, accepted + recovered = delivered + bounced + expired + removed + queued.
+//! - A message is discarded only after each recipient is settled, and each failure that somebody
+//!   wants to hear of is in a report on stable storage.
+//! - Every list, map and count is bounded by the configuration, by a constant, or by the queue itself.
+//!
+//! RFC 5321 §4.5.4 (queueing, retry), §4.5.5 (null reverse-path), §5.1 (locating the target host).
 
+mod accept;
+mod act;
+mod admin;
+mod admit;
+mod conclude;
+mod counters;
+mod deliver;
+mod enter;
 mod io;
+mod limits;
+mod report;
+mod route;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::id::{DeliveryId, MessageId};
+use crate::queue::domain::Domains;
+use crate::queue::job::JobState;
+use crate::queue::lanes::Lanes;
+use crate::queue::store::Place;
+use crate::queue::table::Table;
+use crate::queue::tick::Clock;
+use crate::rng::Rng;
+use crate::time::{Instant, Now};
+
+use accept::Accept;
+use admit::Admit;
+use counters::Counters;
+use deliver::Running;
+use enter::Recovering;
+use report::Reports;
+use sweep::Sweep;
 
 pub use io::*;
+
+/// Admission, queue, schedule and counts. See the module.
+#[derive(Debug)]
+pub struct Engine {
+    config: Arc<Config>,
+    clock: Clock,
+    started: Instant,
+    rng: Rng,
+    out: VecDeque<Output>,
+    /// The last [`Output::Wait`] that was given.
+    waits: Option<Instant>,
+    /// Until the first input that is not `Recovered`.
+    recovering: Option<Recovering>,
+    stopping: bool,
+    admit: Admit,
+    accept: Accept,
+    table: Table,
+    domains: Domains,
+    lanes: Lanes,
+    deliveries: BTreeMap<DeliveryId, Running>,
+    last_delivery: u64,
+    reports: Reports,
+    sweep: Sweep,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine with an empty queue. Hand in each message of the store as [`Input::Recovered`]
+    /// before any other input.
+    #[must_use]
+    pub fn new(config: Arc<Config>, now: Now, mut rng: Rng) -> Self {
+        let clock = Clock::new(now);
+        Self {
+            config,
+            clock,
+            started: now.instant,
+            admit: Admit::new(now.instant, &mut rng),
+            rng,
+            out: VecDeque::new(),
+            waits: None,
+            recovering: Some(Recovering::default()),
+            stopping: false,
+            accept: Accept::default(),
+            table: Table::new(),
+            domains: Domains::new(),
+            lanes: Lanes::new(),
+            deliveries: BTreeMap::new(),
+            last_delivery: 0,
+            reports: Reports::default(),
+            sweep: Sweep::new(clock.tick()),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Lets so many sessions derive a key at once: half the cores is a good number. 1 if not called.
+    #[must_use]
+    pub fn with_turns(mut self, turns: usize) -> Self {
+        self.admit.set_turns_max(turns);
+        self
+    }
+
+    /// Takes one input. What it leads to is given by [`Engine::poll_output`].
+    pub fn handle_input(&mut self, now: Now, input: Input) {
+        self.clock.set(now);
+        if !matches!(input, Input::Recovered(_)) {
+            self.finish_recovery();
+        }
+        match input {
+            Input::Ask(session, ask) => self.ask(session, ask),
+            Input::Report(delivery, report) => self.report(delivery, report),
+            Input::Resolved(id, answer) => self.resolved(id, answer),
+            Input::Stored(write, result) => self.stored(write, result),
+            Input::Recovered(recovered) => return self.recovered(*recovered),
+            Input::ReportWritten { about, report } => self.report_written(about, report),
+            Input::StoreStatus(status) => self.accept.status = *status,
+            Input::Moved(id, from, to) => self.moved(id, from, to),
+            Input::Admin(id, request) => self.administer(id, request),
+            Input::Reload(config) => self.reload(config),
+            Input::ShutDown => self.stopping = true,
+            Input::Timeout => {}
+        }
+        self.run_chores();
+        self.start_deliveries();
+        self.ask_names();
+        debug_assert!(
+            self.counters.balance(),
+            "recipients are conserved: {:?}",
+            self.counters
+        );
+    }
+
+    /// The next thing to do, in order; none until the next input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.out.pop_front() {
+            return Some(output);
+        }
+        self.out.shrink_to(1024);
+        let waits = if self.recovering.is_some() {
+            None
+        } else {
+            self.next_chore()
+        };
+        if waits == self.waits {
+            return None;
+        }
+        self.waits = waits;
+        Some(Output::Wait(waits))
+    }
+
+    /// Whether nothing is under way that a shutdown should wait for: no delivery, no write, no report.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.deliveries.is_empty() && self.accept.is_idle() && self.reports.is_idle()
+    }
+
+    fn moved(&mut self, id: MessageId, from: Place, to: Place) {
+        if let Some(message) = self.table.find(id)
+            && self.table.messages[message].place == from
+        {
+            self.table.messages[message].place = to;
+        }
+    }
+
+    /// Applies a new configuration. Lanes are made anew if anything changed that they depend on.
+    fn reload(&mut self, config: Arc<Config>) {
+        self.admit.forget_changed(&self.config, &config);
+        let same = self.config.delivery == config.delivery
+            && self.config.routes == config.routes
+            && self.config.hostname == config.hostname;
+        self.config = config;
+        if same {
+            return;
+        }
+        self.domains.forget_lanes();
+        for job in self.lanes.renew() {
+            if !self.table.free_if_gone(job) {
+                self.table.set_state(job, JobState::Picked);
+                self.dispatch(job);
+            }
+        }
+    }
+}

@@ -22,7 +22,7 @@ const HOSTS_MAX: usize = 16;
 
 /// Where the answer for a domain leads.
 enum Way {
-    Lane(LaneNo),
+    Lane,
     Deferred(Reason),
     Bounced(Reason),
 }
@@ -63,7 +63,10 @@ impl Engine {
 
     pub(super) fn caps(&self) -> Caps {
         let delivery = &self.config.delivery;
-        Caps { all: delivery.connections.max(1), lane: delivery.connections_per_lane.max(1) }
+        Caps {
+            all: delivery.connections.max(1),
+            lane: delivery.connections_per_lane.max(1),
+        }
     }
 
     /// Puts the questions that may be put now.
@@ -76,7 +79,9 @@ impl Engine {
 
     /// The mail exchangers of a domain were found, or not.
     pub(super) fn resolved(&mut self, id: ResolveId, answer: MxAnswer) {
-        let Some((domain, jobs)) = self.domains.answered(id) else { return };
+        let Some((domain, jobs)) = self.domains.answered(id) else {
+            return;
+        };
         let way = self.way_of(domain, answer);
         for job in jobs {
             if self.table.free_if_gone(job) {
@@ -84,7 +89,7 @@ impl Engine {
             }
             self.table.set_state(job, JobState::Picked);
             let outcome = match &way {
-                Way::Lane(_) => {
+                Way::Lane => {
                     self.dispatch(job);
                     continue;
                 }
@@ -96,11 +101,17 @@ impl Engine {
                 Way::Bounced(reason) => Outcome::Bounced(reason.clone()),
             };
             let recipients = self.table.jobs[job].recipients.to_vec();
-            self.conclude(job, Finding {
-                outcomes: recipients.into_iter().map(|r| (r, outcome.clone())).collect(),
-                evidence: Evidence::default(),
-                loaded: None,
-            });
+            self.conclude(
+                job,
+                Finding {
+                    outcomes: recipients
+                        .into_iter()
+                        .map(|r| (r, outcome.clone()))
+                        .collect(),
+                    evidence: Evidence::default(),
+                    loaded: None,
+                },
+            );
         }
         self.domains.forget_if_unused(domain);
     }
@@ -108,18 +119,22 @@ impl Engine {
     fn way_of(&mut self, domain: u32, answer: MxAnswer) -> Way {
         match answer {
             Ok(set) => self.way_of_hosts(domain, set),
-            Err(DnsFailure::NoSuchDomain) => {
-                Way::Bounced(reason("5.1.2", "no-such-domain", "The domain does not exist"))
-            }
+            Err(DnsFailure::NoSuchDomain) => Way::Bounced(reason(
+                "5.1.2",
+                "no-such-domain",
+                "The domain does not exist",
+            )),
             Err(DnsFailure::NoRecord) => Way::Bounced(reason(
                 "5.4.4",
                 "no-mail-host",
                 "The domain has no mail exchanger and no address",
             )),
             // RFC 7505 §4.1: 556 and X.1.10 say that a domain takes no mail.
-            Err(DnsFailure::NullMx) => {
-                Way::Bounced(reason("5.1.10", "null-mx", "The domain takes no mail (null MX)"))
-            }
+            Err(DnsFailure::NullMx) => Way::Bounced(reason(
+                "5.1.10",
+                "null-mx",
+                "The domain takes no mail (null MX)",
+            )),
             Err(DnsFailure::BadName(why)) => Way::Bounced(reason("5.1.2", "bad-name", &why)),
             Err(DnsFailure::Temporary(why)) => {
                 Way::Deferred(reason("4.4.3", "dns-temporary", &why))
@@ -135,10 +150,14 @@ impl Engine {
             return Way::Bounced(reason("5.4.6", "mx-is-self", &text));
         }
         let port = self.config.delivery.port;
-        let hosts = hosts.iter().take(HOSTS_MAX).map(|mx| Hop::from_mx(mx, port)).collect();
+        let hosts = hosts
+            .iter()
+            .take(HOSTS_MAX)
+            .map(|mx| Hop::from_mx(mx, port))
+            .collect();
         let no = self.mx_lane(hosts);
         self.remember(domain, no);
-        Way::Lane(no)
+        Way::Lane
     }
 
     /// The lane of a domain that needs no names: by a route, or by an address literal.
@@ -146,12 +165,22 @@ impl Engine {
         let name = Arc::clone(self.domains.name(domain));
         let parsed = Domain::parse_utf8(&name).ok();
         let config = Arc::clone(&self.config);
-        let no = match config.routes.iter().find(|r| matches(&r.domain, parsed.as_ref())) {
+        let no = match config
+            .routes
+            .iter()
+            .find(|r| matches(&r.domain, parsed.as_ref()))
+        {
             Some(route) => self.route_lane(route),
             None => {
                 let ip = AddressLiteral::parse(&name).ok()?.ip();
-                let host = HostPort { host: ip.to_string(), port: config.delivery.port };
-                self.mx_lane(vec![Hop { host, preference: 0 }])
+                let host = HostPort {
+                    host: ip.to_string(),
+                    port: config.delivery.port,
+                };
+                self.mx_lane(vec![Hop {
+                    host,
+                    preference: 0,
+                }])
             }
         };
         self.remember(domain, no);
@@ -165,7 +194,10 @@ impl Engine {
 
     fn mx_lane(&mut self, hosts: Vec<Hop>) -> LaneNo {
         let delivery = &self.config.delivery;
-        let name = hosts.first().map(|hop| hop.host.host.clone()).unwrap_or_default();
+        let name = hosts
+            .first()
+            .map(|hop| hop.host.host.clone())
+            .unwrap_or_default();
         self.lane(Lane {
             hosts,
             name,
@@ -183,7 +215,15 @@ impl Engine {
             username: username.clone(),
             password: route.password.clone().unwrap_or_default(),
         });
-        let hosts = route.hosts.iter().cloned().map(|host| Hop { host, preference: 0 }).collect();
+        let hosts = route
+            .hosts
+            .iter()
+            .cloned()
+            .map(|host| Hop {
+                host,
+                preference: 0,
+            })
+            .collect();
         let name = route
             .hosts
             .first()
@@ -230,19 +270,22 @@ impl Engine {
 /// RFC 5321 §5.1: "If it is present, all MX records with that preference number or higher [..] MUST
 /// be discarded from consideration."
 fn without_self<'m>(hosts: &'m [Mx], hostname: &str) -> Vec<&'m Mx> {
-    let ours =
-        hosts.iter().filter(|mx| mx.host.eq_ignore_ascii_case(hostname)).map(|mx| mx.preference);
+    let ours = hosts
+        .iter()
+        .filter(|mx| mx.host.eq_ignore_ascii_case(hostname))
+        .map(|mx| mx.preference);
     let limit = ours.min();
-    hosts.iter().filter(|mx| limit.is_none_or(|limit| mx.preference < limit)).collect()
+    hosts
+        .iter()
+        .filter(|mx| limit.is_none_or(|limit| mx.preference < limit))
+        .collect()
 }
 
 fn matches(pattern: &DomainPattern, domain: Option<&Domain>) -> bool {
     match (pattern, domain) {
         (DomainPattern::Any, _) => true,
         (DomainPattern::Exact(exact), Some(domain)) => domain == exact,
-        (DomainPattern::Subdomains(zone), Some(domain)) => {
-            domain != zone && domain.is_within(zone)
-        }
+        (DomainPattern::Subdomains(zone), Some(domain)) => domain != zone && domain.is_within(zone),
         (DomainPattern::Exact(_) | DomainPattern::Subdomains(_), None) => false,
     }
 }
@@ -257,7 +300,11 @@ fn lane_key(lane: &Lane) -> String {
     };
     let login = lane.login.as_ref().map_or("", |login| &login.username);
     let mut key = format!("{} {tls} {login}", if lane.route { "route" } else { "mx" });
-    for Hop { host: HostPort { host, port }, preference } in &lane.hosts {
+    for Hop {
+        host: HostPort { host, port },
+        preference,
+    } in &lane.hosts
+    {
         // Writing to a String does not fail.
         let _ = write!(key, " {preference} {host} {port}");
     }
@@ -281,7 +328,10 @@ mod tests {
     use super::*;
 
     fn mx(preference: u16, host: &str) -> Mx {
-        Mx { preference, host: host.into() }
+        Mx {
+            preference,
+            host: host.into(),
+        }
     }
 
     #[test]

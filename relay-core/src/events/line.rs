@@ -11,17 +11,35 @@ impl fmt::Display for DeliveryEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.id)?;
         match &self.kind {
-            EventKind::Accepted { from, recipients, size, credential, peer, about } => {
-                write!(f, "accepted from=<{from}> recipients={recipients} size={size}")?;
+            EventKind::Accepted {
+                from,
+                recipients,
+                size,
+                credential,
+                peer,
+                about,
+            } => {
+                write!(
+                    f,
+                    "accepted from=<{from}> recipients={recipients} size={size}"
+                )?;
                 optional(f, " by=", credential.as_ref())?;
                 optional(f, " peer=", peer.as_ref())?;
                 optional(f, " about=", about.as_ref())
             }
             EventKind::Delivered(attempt) => line(f, "delivered", attempt),
-            EventKind::Deferred { attempt, next, in_doubt } => {
+            EventKind::Deferred {
+                attempt,
+                next,
+                in_doubt,
+            } => {
                 line(f, "deferred", attempt)?;
                 write!(f, " next={next}")?;
-                f.write_str(if *in_doubt { " (it may have been delivered)" } else { "" })
+                f.write_str(if *in_doubt {
+                    " (it may have been delivered)"
+                } else {
+                    ""
+                })
             }
             EventKind::Bounced(attempt) => line(f, "bounced", attempt),
             EventKind::Expired(attempt) => line(f, "expired", attempt),
@@ -35,7 +53,13 @@ impl fmt::Display for DeliveryEvent {
 }
 
 fn line(f: &mut fmt::Formatter<'_>, what: &str, attempt: &Attempt) -> fmt::Result {
-    let Attempt { recipients, lane, attempt, reason, evidence } = attempt;
+    let Attempt {
+        recipients,
+        lane,
+        attempt,
+        reason,
+        evidence,
+    } = attempt;
     f.write_str(what)?;
     names(f, recipients)?;
     write!(f, " lane={lane} attempt={attempt}")?;
@@ -85,25 +109,42 @@ mod tests {
                 text: "Greylisted".into(),
                 rule: "rcpt-4xx".into(),
             },
-            evidence: Evidence { host: Some("mx.example.com".into()), ..Evidence::default() },
+            evidence: Evidence {
+                host: Some("mx.example.com".into()),
+                ..Evidence::default()
+            },
         }
     }
 
     fn event(kind: EventKind) -> DeliveryEvent {
-        DeliveryEvent::new(UnixTime::from_secs(1_718_824_965), MessageId::from_u64(1), kind)
+        DeliveryEvent::new(
+            UnixTime::from_secs(1_718_824_965),
+            MessageId::from_u64(1),
+            kind,
+        )
     }
 
     #[test]
     fn times_are_rfc_3339_whatever_the_clock_says() {
-        assert_eq!(rfc3339(UnixTime::from_millis(1_718_824_965_120)), "2024-06-19T19:22:45.120Z");
-        assert_eq!(rfc3339(UnixTime::from_millis(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            rfc3339(UnixTime::from_millis(1_718_824_965_120)),
+            "2024-06-19T19:22:45.120Z"
+        );
+        assert_eq!(
+            rfc3339(UnixTime::from_millis(0)),
+            "1970-01-01T00:00:00.000Z"
+        );
         assert!(rfc3339(UnixTime::from_millis(u64::MAX)).starts_with("9999-12-"));
     }
 
     #[test]
     fn a_line_names_what_decided() {
         let next = "2024-06-19T19:27:45.120Z".to_owned();
-        let deferred = EventKind::Deferred { attempt: attempt(), next, in_doubt: true };
+        let deferred = EventKind::Deferred {
+            attempt: attempt(),
+            next,
+            in_doubt: true,
+        };
         assert_eq!(
             event(deferred).to_string(),
             "0000000000001 deferred to=<0@example.com>,<1@example.com>,<2@example.com> and 2 more \
@@ -116,14 +157,27 @@ mod tests {
     fn an_event_reads_back_from_json() {
         for kind in [
             EventKind::Bounced(attempt()),
-            EventKind::Deferred { attempt: attempt(), next: "x".into(), in_doubt: false },
-            EventKind::NotReported { why: "null sender".into() },
-            EventKind::Changed { change: "held".into(), recipients: Vec::new() },
+            EventKind::Deferred {
+                attempt: attempt(),
+                next: "x".into(),
+                in_doubt: false,
+            },
+            EventKind::NotReported {
+                why: "null sender".into(),
+            },
+            EventKind::Changed {
+                change: "held".into(),
+                recipients: Vec::new(),
+            },
         ] {
             let event = event(kind);
             let json = serde_json::to_string(&event).unwrap();
             assert!(!json.contains('\n'));
-            assert_eq!(serde_json::from_str::<DeliveryEvent>(&json).unwrap(), event, "{json}");
+            assert_eq!(
+                serde_json::from_str::<DeliveryEvent>(&json).unwrap(),
+                event,
+                "{json}"
+            );
         }
     }
 }

@@ -90,7 +90,11 @@ impl DeliveryEvent {
     /// An event that happens now.
     #[must_use]
     pub fn new(now: UnixTime, id: MessageId, kind: EventKind) -> Self {
-        Self { time: rfc3339(now), id: id.to_string(), kind }
+        Self {
+            time: rfc3339(now),
+            id: id.to_string(),
+            kind,
+        }
     }
 }
 

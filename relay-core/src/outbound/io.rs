@@ -169,6 +169,8 @@ pub struct Tried {
     pub evidence: Evidence,
     /// Whether the connection can take another message.
     pub reusable: bool,
+    /// The message, if it is in memory by now: events name its recipients.
+    pub loaded: Option<Arc<Loaded>>,
 }
 
 /// What became of one recipient in one attempt.

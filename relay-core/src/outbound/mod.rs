@@ -281,7 +281,12 @@ impl Delivery {
         answer: Result<Arc<Loaded>, crate::queue::store::LoadFailed>,
     ) {
         match answer {
-            Ok(loaded) => self.transact(link, loaded),
+            Ok(loaded) => {
+                if let Some(work) = &mut self.work {
+                    work.job.loaded = Some(Arc::clone(&loaded));
+                }
+                self.transact(link, loaded);
+            }
             Err(why) => {
                 let verdict = judge(Stage::Store, &Finding::Store(why), Seen::default());
                 if let Some(work) = &mut self.work {

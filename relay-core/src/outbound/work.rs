@@ -109,6 +109,7 @@ impl Work {
                 ..place
             },
             reusable,
+            loaded: self.job.loaded,
         }
     }
 }

@@ -35,7 +35,12 @@ struct Counted {
 impl Interner {
     /// Keeps texts until they take `bytes_max` octets; after that only their short forms.
     pub(crate) const fn new(bytes_max: usize) -> Self {
-        Self { ids: BTreeMap::new(), texts: Pool::new(), bytes: 0, bytes_max }
+        Self {
+            ids: BTreeMap::new(),
+            texts: Pool::new(),
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     /// The handle of `text`. Over the budget a new text is kept as `short(text)`, which has few values.
@@ -53,21 +58,17 @@ impl Interner {
         }
     }
 
-    /// One more use of a text.
-    pub(crate) fn again(&mut self, id: TextId) -> TextId {
-        match id.0.checked_sub(1) {
-            Some(handle) => self.count(handle),
-            None => id,
-        }
-    }
-
     pub(crate) fn get(&self, id: TextId) -> Option<&str> {
-        self.texts.get(id.0.checked_sub(1)?).map(|counted| &*counted.text)
+        self.texts
+            .get(id.0.checked_sub(1)?)
+            .map(|counted| &*counted.text)
     }
 
     /// One use less; the last one forgets the text.
     pub(crate) fn release(&mut self, id: TextId) {
-        let Some(handle) = id.0.checked_sub(1) else { return };
+        let Some(handle) = id.0.checked_sub(1) else {
+            return;
+        };
         let counted = &mut self.texts[handle];
         counted.uses -= 1;
         if counted.uses == 0
@@ -86,7 +87,10 @@ impl Interner {
     fn insert(&mut self, text: &str) -> TextId {
         let text: Arc<str> = text.into();
         self.bytes += text.len() + OVERHEAD;
-        let handle = self.texts.insert(Counted { text: Arc::clone(&text), uses: 1 });
+        let handle = self.texts.insert(Counted {
+            text: Arc::clone(&text),
+            uses: 1,
+        });
         self.ids.insert(text, handle);
         TextId(handle + 1)
     }

@@ -16,8 +16,9 @@ use super::message::Message;
 use super::recipients::Recipients;
 use super::store::Place;
 use super::tick::Tick;
+use crate::bounce::{self, Action};
 use crate::id::MessageId;
-use smtp_proto::{Notify, ReversePath};
+use smtp_proto::ReversePath;
 
 /// The end of a list of jobs.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -65,18 +66,21 @@ impl Wants {
         if message.envelope.from == ReversePath::Null {
             return Self(Self::NULL_SENDER);
         }
+        let recipients = &message.envelope.recipients;
+        let until = message.accepted;
+        let wanted = |action| {
+            recipients
+                .iter()
+                .any(|r| bounce::is_wanted(action, r.notify))
+        };
         let mut bits = 0;
-        for recipient in &message.envelope.recipients {
-            let notify = recipient.notify.unwrap_or(Notify::UNSAID);
-            let unsaid = notify == Notify::UNSAID;
-            if notify.reports_failure() {
-                bits |= Self::FAILURE;
-            }
-            if unsaid || notify.asks(smtp_proto::Occasion::Delay) {
-                bits |= Self::DELAY;
-            }
-            if notify.asks(smtp_proto::Occasion::Success) {
-                bits |= Self::SUCCESS;
+        for (action, bit) in [
+            (Action::Failed, Self::FAILURE),
+            (Action::Delayed { until }, Self::DELAY),
+            (Action::Relayed, Self::SUCCESS),
+        ] {
+            if wanted(action) {
+                bits |= bit;
             }
         }
         Self(bits)
@@ -115,10 +119,7 @@ pub(crate) struct JobEntry {
     /// Attempts so far.
     pub(crate) attempts: u16,
     pub(crate) state: JobState,
-    /// The final reply of an attempt never came: it may have been delivered.
-    pub(crate) in_doubt: bool,
-    /// What an administrator wants done when the attempt that runs is over.
-    pub(crate) then: Then,
+    pub(crate) marks: Marks,
     pub(crate) recipients: Recipients,
 }
 
@@ -156,6 +157,43 @@ impl JobState {
             Self::Resolving | Self::Ready | Self::Gone => true,
             Self::Picked | Self::Delivering | Self::Waiting | Self::Parked => false,
         }
+    }
+}
+
+/// What else is known of a job, in one octet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Marks(u8);
+
+impl Marks {
+    const IN_DOUBT: u8 = 1;
+    const BOUNCE: u8 = 2;
+    const REMOVE: u8 = 4;
+
+    /// The final reply of an attempt never came: it may have been delivered.
+    pub(crate) const fn in_doubt(self) -> bool {
+        self.0 & Self::IN_DOUBT != 0
+    }
+
+    pub(crate) const fn set_in_doubt(&mut self) {
+        self.0 |= Self::IN_DOUBT;
+    }
+
+    /// What an administrator wants done when the attempt that runs is over.
+    pub(crate) const fn then(self) -> Then {
+        match self.0 & (Self::BOUNCE | Self::REMOVE) {
+            0 => Then::Nothing,
+            Self::BOUNCE => Then::Bounce,
+            _ => Then::Remove,
+        }
+    }
+
+    pub(crate) const fn set_then(&mut self, then: Then) {
+        self.0 &= !(Self::BOUNCE | Self::REMOVE);
+        self.0 |= match then {
+            Then::Nothing => 0,
+            Then::Bounce => Self::BOUNCE,
+            Then::Remove => Self::REMOVE,
+        };
     }
 }
 

@@ -102,12 +102,20 @@ impl LaneEntry {
 
     /// Adds a job that is due.
     pub(crate) fn push(&mut self, job: u32, attempts: u16) {
-        if attempts == 0 { self.fresh.push_back(job) } else { self.retried.push_back(job) }
+        if attempts == 0 {
+            self.fresh.push_back(job)
+        } else {
+            self.retried.push_back(job)
+        }
     }
 
     /// Puts a job back to where it came from: it is the next.
     pub(crate) fn push_front(&mut self, job: u32, attempts: u16) {
-        if attempts == 0 { self.fresh.push_front(job) } else { self.retried.push_front(job) }
+        if attempts == 0 {
+            self.fresh.push_front(job)
+        } else {
+            self.retried.push_front(job)
+        }
     }
 
     /// The next job: fresh mail first, and a retried one after each few, so that neither starves.
@@ -123,7 +131,14 @@ impl LaneEntry {
 
     /// Takes all ready jobs out.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = u32> {
-        std::mem::take(&mut self.fresh).into_iter().chain(std::mem::take(&mut self.retried))
+        std::mem::take(&mut self.fresh)
+            .into_iter()
+            .chain(std::mem::take(&mut self.retried))
+    }
+
+    /// The handles of the ready jobs, and of jobs that went meanwhile.
+    pub(crate) fn jobs(&self) -> Vec<u32> {
+        self.fresh.iter().chain(&self.retried).copied().collect()
     }
 
     /// How many jobs are ready.
@@ -177,10 +192,15 @@ impl LaneEntry {
         }
         self.standing = Standing::Failing;
         self.limit = 1;
-        let wait = BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
+        let wait = BACKOFF_MIN
+            .saturating_mul(1 << self.failures.min(16))
+            .min(BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         let until = now.after(wait - wait / 10 + part(wait, 5, rng));
-        self.backoff = Some(Backoff { until, reason: reason.into() });
+        self.backoff = Some(Backoff {
+            until,
+            reason: reason.into(),
+        });
         Failure::BackedOff(until)
     }
 
@@ -267,7 +287,10 @@ mod tests {
                 panic!("nothing works")
             };
             let wait = until.since(at).as_secs();
-            assert!(wait >= minutes * 54 && wait <= minutes * 66 + 1, "{minutes}: {wait}");
+            assert!(
+                wait >= minutes * 54 && wait <= minutes * 66 + 1,
+                "{minutes}: {wait}"
+            );
             lane.connections = 0;
             assert!(!lane.wants_connection(10, at));
             assert!(lane.wants_connection(10, until));

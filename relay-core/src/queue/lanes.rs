@@ -85,7 +85,8 @@ impl Lanes {
         let no = LaneNo(self.last_no);
         let key: Arc<str> = key.into();
         self.keys.insert(Arc::clone(&key), no);
-        self.entries.insert(no, LaneEntry::new(Arc::new(spec()), key, now));
+        self.entries
+            .insert(no, LaneEntry::new(Arc::new(spec()), key, now));
         no
     }
 
@@ -126,8 +127,12 @@ impl Lanes {
             let turn = self.next;
             self.next = (self.next + 1) % self.turns.len();
             while self.has_share(turn, caps) {
-                let Some(no) = self.turns[turn].pop_front() else { break };
-                let Some(lane) = self.entries.get_mut(&no) else { continue };
+                let Some(no) = self.turns[turn].pop_front() else {
+                    break;
+                };
+                let Some(lane) = self.entries.get_mut(&no) else {
+                    continue;
+                };
                 lane.in_turn = false;
                 if class(lane.standing) != turn {
                     self.enlist(no, caps, now);
@@ -205,7 +210,10 @@ impl Lanes {
     /// Lanes made from now on are new ones; gives back the ready jobs of the old ones.
     pub(crate) fn renew(&mut self) -> Vec<u32> {
         self.keys.clear();
-        self.entries.values_mut().flat_map(LaneEntry::drain).collect()
+        self.entries
+            .values_mut()
+            .flat_map(LaneEntry::drain)
+            .collect()
     }
 }
 
@@ -261,7 +269,11 @@ mod tests {
             lane(&mut lanes, &format!("new{n}.example"), 10);
         }
         let started = start_all(&mut lanes);
-        assert_eq!((started.len(), lanes.open), (6, [0, 4, 2]), "three quarters, one quarter");
+        assert_eq!(
+            (started.len(), lanes.open),
+            (6, [0, 4, 2]),
+            "three quarters, one quarter"
+        );
         let live = lane(&mut lanes, "live.example", 0);
         lanes.get_mut(live).unwrap().succeeded(4);
         lane(&mut lanes, "live.example", 100);
@@ -283,7 +295,9 @@ mod tests {
             })
             .collect();
         let started = start_all(&mut lanes);
-        let counts = all.iter().map(|no| started.iter().filter(|s| *s == no).count());
+        let counts = all
+            .iter()
+            .map(|no| started.iter().filter(|s| *s == no).count());
         assert_eq!(counts.collect::<Vec<_>>(), [3, 3, 2]);
     }
 

@@ -13,7 +13,11 @@ pub(crate) struct Pool<T> {
 
 impl<T> Pool<T> {
     pub(crate) const fn new() -> Self {
-        Self { pages: Vec::new(), free: Vec::new(), len: 0 }
+        Self {
+            pages: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+        }
     }
 
     /// How many values there are.
@@ -99,7 +103,9 @@ impl<T> std::ops::IndexMut<u32> for Pool<T> {
 
 impl<T> fmt::Debug for Pool<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 

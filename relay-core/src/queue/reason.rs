@@ -10,10 +10,24 @@ pub(crate) const LINE_MAX: usize = 512;
 
 /// Writes a reason, and the host that gave it, as one line.
 pub(crate) fn to_line(reason: &Reason, host: Option<&str>) -> String {
-    let code = reason.code.map_or_else(|| "-".to_owned(), |code| code.to_string());
-    let mut line = [&code, &reason.status, &reason.stage, &reason.rule, host.unwrap_or("-")]
-        .map(|word| if word.is_empty() { "-".to_owned() } else { word.replace(' ', "_") })
-        .join(" ");
+    let code = reason
+        .code
+        .map_or_else(|| "-".to_owned(), |code| code.to_string());
+    let mut line = [
+        &code,
+        &reason.status,
+        &reason.stage,
+        &reason.rule,
+        host.unwrap_or("-"),
+    ]
+    .map(|word| {
+        if word.is_empty() {
+            "-".to_owned()
+        } else {
+            word.replace(' ', "_")
+        }
+    })
+    .join(" ");
     line.push(' ');
     line.push_str(&reason.text);
     truncate(&mut line, LINE_MAX);
@@ -32,7 +46,13 @@ pub(crate) fn from_line(line: &str) -> (Reason, Option<String>) {
     if code != "-" && code.parse::<u16>().is_err() {
         return (unknown(line), None);
     }
-    let or_empty = |word: &str| if word == "-" { String::new() } else { word.to_owned() };
+    let or_empty = |word: &str| {
+        if word == "-" {
+            String::new()
+        } else {
+            word.to_owned()
+        }
+    };
     let reason = Reason {
         stage: or_empty(stage),
         code: code.parse().ok(),
@@ -88,7 +108,11 @@ mod tests {
                 for host in [None, Some("mx.example.com")] {
                     let reason = reason(code, text);
                     let line = to_line(&reason, host);
-                    assert_eq!(from_line(&line), (reason, host.map(str::to_owned)), "{line}");
+                    assert_eq!(
+                        from_line(&line),
+                        (reason, host.map(str::to_owned)),
+                        "{line}"
+                    );
                 }
             }
         }

@@ -4,10 +4,7 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recipients {
     /// `first`, `first + 1`, … `first + len - 1`.
-    Run {
-        first: u32,
-        len: u32,
-    },
+    Run { first: u32, len: u32 },
     /// Ascending.
     List(Box<[u32]>),
 }
@@ -40,7 +37,7 @@ impl Recipients {
 
     pub(crate) fn to_vec(&self) -> Vec<u32> {
         match self {
-            Self::Run { first, len } => (*first..first + len).collect(),
+            Self::Run { first, len } => (0..*len).map(|n| first + n).collect(),
             Self::List(list) => list.to_vec(),
         }
     }
@@ -53,13 +50,22 @@ mod tests {
     #[test]
     fn a_set_keeps_its_indexes() {
         assert_eq!(size_of::<Recipients>(), 16);
-        for indexes in [&[][..], &[7], &[0, 1, 2], &[3, 5, 6], &[u32::MAX - 1, u32::MAX]] {
+        for indexes in [
+            &[][..],
+            &[7],
+            &[0, 1, 2],
+            &[3, 5, 6],
+            &[u32::MAX - 1, u32::MAX],
+        ] {
             let set = Recipients::new(indexes);
             assert_eq!(set.to_vec(), indexes);
             assert_eq!(set.len() as usize, indexes.len());
             assert!(indexes.iter().all(|&index| set.contains(index)));
             assert!(!set.contains(4));
         }
-        assert!(matches!(Recipients::new(&[1, 2, 3]), Recipients::Run { first: 1, len: 3 }));
+        assert!(matches!(
+            Recipients::new(&[1, 2, 3]),
+            Recipients::Run { first: 1, len: 3 }
+        ));
     }
 }

@@ -24,9 +24,15 @@ pub(crate) fn fold(total: u32, progress: &[Progress]) -> State {
             Progress::Deferred(group) => defer(&mut state, group),
             Progress::Held(held) => state.held = *held,
             Progress::State(whole) => {
-                state = State { held: whole.held, ..State::default() };
+                state = State {
+                    held: whole.held,
+                    ..State::default()
+                };
                 settle(&mut state, &whole.settled);
-                whole.deferred.iter().for_each(|group| defer(&mut state, group));
+                whole
+                    .deferred
+                    .iter()
+                    .for_each(|group| defer(&mut state, group));
             }
         }
     }
@@ -50,7 +56,9 @@ fn defer(state: &mut State, group: &DeferredState) {
     let mut group = group.clone();
     group.recipients.sort_unstable();
     group.recipients.dedup();
-    group.recipients.retain(|index| state.settled.binary_search(index).is_err());
+    group
+        .recipients
+        .retain(|index| state.settled.binary_search(index).is_err());
     state.deferred.push(group);
 }
 
@@ -74,7 +82,8 @@ pub(crate) fn age(
 ) -> Duration {
     let off = now.since(latest).min(GRACE);
     let age = latest.min(now).since(accepted) + off;
-    age.min(now.since(accepted)).min(expire.saturating_sub(GRACE))
+    age.min(now.since(accepted))
+        .min(expire.saturating_sub(GRACE))
 }
 
 /// How long a job still waits after a restart: what is left of its wait, at most the whole `step`.
@@ -98,7 +107,9 @@ mod tests {
     }
 
     fn settled(recipients: &[u32]) -> Progress {
-        Progress::Settled { recipients: recipients.to_vec() }
+        Progress::Settled {
+            recipients: recipients.to_vec(),
+        }
     }
 
     #[test]
@@ -113,20 +124,37 @@ mod tests {
         let state = fold(4, &notes);
         assert_eq!(state.settled, [1]);
         assert!(state.held);
-        assert_eq!(state.deferred, [group(&[2], 1), group(&[3], 1), group(&[0], 2)]);
+        assert_eq!(
+            state.deferred,
+            [group(&[2], 1), group(&[3], 1), group(&[0], 2)]
+        );
     }
 
     #[test]
     fn a_state_replaces_all_before_it() {
-        let whole = State { settled: vec![0], held: false, deferred: vec![group(&[1], 4)] };
-        let notes = [settled(&[2]), Progress::Held(true), Progress::State(whole.clone())];
+        let whole = State {
+            settled: vec![0],
+            held: false,
+            deferred: vec![group(&[1], 4)],
+        };
+        let notes = [
+            settled(&[2]),
+            Progress::Held(true),
+            Progress::State(whole.clone()),
+        ];
         assert_eq!(fold(3, &notes), whole);
     }
 
     #[test]
     fn settled_once_is_settled() {
         let notes = [settled(&[0]), Progress::Deferred(group(&[0], 1))];
-        assert_eq!(fold(1, &notes), State { settled: vec![0], ..State::default() });
+        assert_eq!(
+            fold(1, &notes),
+            State {
+                settled: vec![0],
+                ..State::default()
+            }
+        );
     }
 
     #[test]
@@ -137,15 +165,27 @@ mod tests {
         let last = accepted + DAY;
         // A restart of five minutes: the age goes on.
         let now = last + Duration::from_secs(300);
-        assert_eq!(age(accepted, last, now, expire), DAY + Duration::from_secs(300));
+        assert_eq!(
+            age(accepted, last, now, expire),
+            DAY + Duration::from_secs(300)
+        );
         // Off for a year, or a clock ten years ahead: an hour passed.
         for years in [1, 10] {
-            assert_eq!(age(accepted, last, last + years * 365 * DAY, expire), DAY + GRACE);
+            assert_eq!(
+                age(accepted, last, last + years * 365 * DAY, expire),
+                DAY + GRACE
+            );
         }
         // A clock that went back to 1970: as new.
-        assert_eq!(age(accepted, last, UnixTime::from_secs(0), expire), Duration::ZERO);
+        assert_eq!(
+            age(accepted, last, UnixTime::from_secs(0), expire),
+            Duration::ZERO
+        );
         // Older than its time: one more hour.
-        assert_eq!(age(accepted, accepted + 9 * DAY, accepted + 9 * DAY, expire), expire - GRACE);
+        assert_eq!(
+            age(accepted, accepted + 9 * DAY, accepted + 9 * DAY, expire),
+            expire - GRACE
+        );
     }
 
     #[test]

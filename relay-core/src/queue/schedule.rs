@@ -37,7 +37,11 @@ pub(crate) fn wait_after(
 /// The step of the schedule after attempt number `attempt` (from 1); the last one repeats.
 pub(crate) fn step_after(steps: &[Duration], attempt: u32) -> Duration {
     let index = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
-    steps.get(index).or(steps.last()).copied().unwrap_or(Duration::from_secs(60))
+    steps
+        .get(index)
+        .or(steps.last())
+        .copied()
+        .unwrap_or(Duration::from_secs(60))
 }
 
 /// A random part of a duration, from nothing to its `divisor`-th.
@@ -76,7 +80,8 @@ impl Timers {
     /// Forgets entries that are out of date, if there are many more of them than `waiting` jobs.
     pub(crate) fn tidy(&mut self, waiting: usize, is_current: impl Fn(Tick, u32) -> bool) {
         if self.heap.len() > 2 * waiting + 1024 {
-            self.heap.retain(|Reverse((due, job))| is_current(*due, *job));
+            self.heap
+                .retain(|Reverse((due, job))| is_current(*due, *job));
             self.heap.shrink_to(2 * waiting);
         }
     }
@@ -96,7 +101,10 @@ mod tests {
         for attempt in 1..100 {
             let step = if attempt == 1 { MINUTE } else { 5 * MINUTE };
             let wait = wait_after(&steps, attempt, None, &mut rng);
-            assert!(wait >= step * 9 / 10 && wait <= step * 11 / 10, "{attempt}: {wait:?}");
+            assert!(
+                wait >= step * 9 / 10 && wait <= step * 11 / 10,
+                "{attempt}: {wait:?}"
+            );
             seen.insert(wait);
         }
         assert!(seen.len() > 90, "they differ");

@@ -58,7 +58,9 @@ impl Table {
     /// Messages with ids above `after`, oldest first.
     pub(crate) fn after(&self, after: Option<MessageId>) -> impl Iterator<Item = u32> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.ids.range((from, std::ops::Bound::Unbounded)).map(|(_, &message)| message)
+        self.ids
+            .range((from, std::ops::Bound::Unbounded))
+            .map(|(_, &message)| message)
     }
 
     pub(crate) fn insert(&mut self, entry: MessageEntry) -> u32 {
@@ -141,7 +143,12 @@ impl Table {
         self.jobs[job].due = due;
         self.set_state(job, JobState::Waiting);
         self.timers.set(due, job);
-        let Self { timers, jobs, waiting, .. } = self;
+        let Self {
+            timers,
+            jobs,
+            waiting,
+            ..
+        } = self;
         timers.tidy(*waiting, |due, job| is_waiting_for(jobs, due, job));
     }
 
@@ -208,15 +215,20 @@ impl Table {
                     attempts: u32::from(job.attempts),
                     next: clock.unix(job.due),
                     delay_reported: entry.delay_reported,
-                    in_doubt: job.in_doubt,
+                    in_doubt: job.marks.in_doubt(),
                     reason: self.reasons.get(job.reason).unwrap_or_default().to_owned(),
                 });
             }
         }
         open.sort_unstable();
-        let settled =
-            (0..entry.total).filter(|index| open.binary_search(index).is_err()).collect();
-        State { settled, held: entry.held, deferred }
+        let settled = (0..entry.total)
+            .filter(|index| open.binary_search(index).is_err())
+            .collect();
+        State {
+            settled,
+            held: entry.held,
+            deferred,
+        }
     }
 
     fn unlink(&mut self, message: u32, job: u32, sibling: u32) {
@@ -233,7 +245,8 @@ impl Table {
 }
 
 fn is_waiting_for(jobs: &Pool<JobEntry>, due: Tick, job: u32) -> bool {
-    jobs.get(job).is_some_and(|job| job.state == JobState::Waiting && job.due == due)
+    jobs.get(job)
+        .is_some_and(|job| job.state == JobState::Waiting && job.due == due)
 }
 
 fn memory_of(loaded: &Loaded) -> usize {

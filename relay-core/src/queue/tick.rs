@@ -17,18 +17,25 @@ pub(crate) struct Tick(u32);
 
 impl Tick {
     /// Later than all others.
+    #[cfg(test)]
     pub(crate) const NEVER: Self = Self(u32::MAX);
 
     /// `wait` after this, rounded up: nothing is due before its time.
     pub(crate) fn after(self, wait: Duration) -> Self {
         let ticks = wait.as_nanos().div_ceil(u128::from(NANOS));
-        Self(self.0.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)))
+        Self(
+            self.0
+                .saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)),
+        )
     }
 
     /// `age` before this.
     pub(crate) fn before(self, age: Duration) -> Self {
         let ticks = age.as_nanos() / u128::from(NANOS);
-        Self(self.0.saturating_sub(u32::try_from(ticks).unwrap_or(u32::MAX)))
+        Self(
+            self.0
+                .saturating_sub(u32::try_from(ticks).unwrap_or(u32::MAX)),
+        )
     }
 
     /// The time from `earlier` to this; zero if `earlier` is later.
@@ -47,12 +54,18 @@ pub(crate) struct Clock {
 impl Clock {
     /// A clock whose ticks count from now.
     pub(crate) fn new(now: Now) -> Self {
-        Self { start: now.instant, now }
+        Self {
+            start: now.instant,
+            now,
+        }
     }
 
     /// Moves on. The monotonic clock never goes back, whatever a caller hands in.
     pub(crate) fn set(&mut self, now: Now) {
-        self.now = Now { instant: now.instant.max(self.now.instant), unix: now.unix };
+        self.now = Now {
+            instant: now.instant.max(self.now.instant),
+            unix: now.unix,
+        };
     }
 
     /// Both clocks now.
@@ -94,9 +107,15 @@ mod tests {
         };
         let mut clock = Clock::new(start);
         let due = clock.tick().after(Duration::from_millis(250));
-        clock.set(Now { instant: start.instant + Duration::from_millis(250), ..start });
+        clock.set(Now {
+            instant: start.instant + Duration::from_millis(250),
+            ..start
+        });
         assert!(clock.tick() < due);
-        clock.set(Now { instant: clock.instant(due), ..start });
+        clock.set(Now {
+            instant: clock.instant(due),
+            ..start
+        });
         assert_eq!(clock.tick(), due);
     }
 
@@ -108,7 +127,10 @@ mod tests {
         };
         let mut clock = Clock::new(start);
         let tick = clock.tick();
-        clock.set(Now { instant: Instant::default(), unix: UnixTime::default() });
+        clock.set(Now {
+            instant: Instant::default(),
+            unix: UnixTime::default(),
+        });
         assert_eq!(clock.tick(), tick);
         assert_eq!(clock.unix(tick.after(Duration::from_secs(1))).as_secs(), 1);
     }

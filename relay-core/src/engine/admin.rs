@@ -1,0 +1,183 @@
+//! What an administrator sees: status, the queue's messages, one message.
+
+use std::collections::BTreeMap;
+
+use super::act::Wanted;
+use super::{Engine, Output};
+use crate::admin::{
+    AdminRequest, AdminResponse, JobEntry, LaneStatus, QueueEntry, Selector, Status,
+};
+use crate::events::rfc3339;
+use crate::id::{AdminId, MessageId};
+use crate::queue::job::JobState;
+use crate::queue::lane::Backoff;
+use crate::queue::reason::from_line;
+use crate::time::UnixTime;
+
+/// Messages in one answer.
+const LIST_MAX: usize = 10_000;
+/// Lanes in a status.
+const LANES_MAX: usize = 50;
+
+impl Engine {
+    /// Answers an administrator.
+    pub(super) fn administer(&mut self, id: AdminId, request: AdminRequest) {
+        let response = match request {
+            AdminRequest::Status => AdminResponse::Status(Box::new(self.status())),
+            AdminRequest::List {
+                selector,
+                after,
+                limit,
+            } => AdminResponse::List(self.list(&selector, after, limit)),
+            AdminRequest::Show(id) => {
+                AdminResponse::Show(self.table.find(id).map(|m| Box::new(self.entry(m))))
+            }
+            AdminRequest::Act(action, selector) => AdminResponse::Acted {
+                messages: self.act(action, &selector),
+            },
+        };
+        self.out.push_back(Output::Admin(id, Box::new(response)));
+    }
+
+    /// The state of the relay. It looks at every job.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let held = self
+            .table
+            .messages
+            .iter()
+            .filter(|(_, message)| message.held);
+        let held = held
+            .flat_map(|(message, _)| self.table.jobs_of(message))
+            .map(|job| u64::from(self.table.jobs[job].recipients.len()));
+        let counters = &self.counters;
+        Status {
+            hostname: self.config.hostname.to_string(),
+            uptime_secs: self.clock.now().instant.since(self.started).as_secs(),
+            sessions: self.admit.sessions() as u64,
+            deliveries: self.deliveries.len() as u64,
+            accepted: counters.accepted,
+            delivered: counters.delivered,
+            bounced: counters.bounced,
+            expired: counters.expired,
+            removed: counters.removed,
+            recovered: counters.recovered,
+            queued: counters.queued,
+            held: held.sum(),
+            messages: self.table.messages.len() as u64,
+            lanes: self.lane_statuses(),
+            store: self.accept.status.clone(),
+        }
+    }
+
+    /// The lanes with most jobs. Jobs that led to no lane lately stand under their domain.
+    fn lane_statuses(&self) -> Vec<LaneStatus> {
+        let mut by_name: BTreeMap<String, LaneStatus> = BTreeMap::new();
+        for (_, lane) in self.lanes.iter() {
+            let status = by_name.entry(lane.spec.name.clone()).or_default();
+            status.connections += lane.connections as u64;
+            if let Some(backoff) = lane.backed_off(self.clock.tick()) {
+                status.backed_off = Some(self.backoff_words(backoff));
+            }
+        }
+        for (_, job) in self.table.jobs.iter() {
+            let (ready, waiting) = match job.state {
+                JobState::Ready | JobState::Picked | JobState::Resolving => (1, 0),
+                JobState::Waiting | JobState::Parked => (0, 1),
+                JobState::Delivering => (0, 0),
+                JobState::Gone => continue,
+            };
+            let lane = self
+                .domains
+                .last_lane(job.domain)
+                .and_then(|no| self.lanes.get(no));
+            let name = match lane {
+                Some(lane) => lane.spec.name.clone(),
+                None => self.domains.name(job.domain).to_string(),
+            };
+            let status = by_name.entry(name).or_default();
+            status.ready += ready;
+            status.waiting += waiting;
+        }
+        let named = |(name, status)| LaneStatus { name, ..status };
+        let mut lanes: Vec<LaneStatus> = by_name.into_iter().map(named).collect();
+        lanes.retain(|l| l.ready + l.waiting + l.connections > 0 || l.backed_off.is_some());
+        lanes.sort_by_key(|lane| std::cmp::Reverse(lane.ready + lane.waiting));
+        lanes.truncate(LANES_MAX);
+        lanes
+    }
+
+    fn backoff_words(&self, backoff: &Backoff) -> String {
+        let (reason, host) = from_line(&backoff.reason);
+        let host = host.map(|host| format!(" ({host})")).unwrap_or_default();
+        let until = rfc3339(self.clock.unix(backoff.until));
+        format!("until {until}: {}{host}", reason.text)
+    }
+
+    fn list(&self, selector: &Selector, after: Option<MessageId>, limit: usize) -> Vec<QueueEntry> {
+        let wanted = Wanted::new(selector);
+        self.select(&wanted, after)
+            .take(limit.min(LIST_MAX))
+            .map(|message| self.entry(message))
+            .collect()
+    }
+
+    fn entry(&self, message: u32) -> QueueEntry {
+        let entry = &self.table.messages[message];
+        let sender = self.table.senders.get(entry.sender).unwrap_or_default();
+        QueueEntry {
+            id: entry.id.to_string(),
+            from: (!sender.starts_with('@')).then(|| sender.to_owned()),
+            accepted: rfc3339(UnixTime::from_secs(u64::from(entry.accepted))),
+            expires: rfc3339(self.clock.unix(self.deadline(message))),
+            size: u64::from(entry.size),
+            held: entry.held,
+            jobs: self
+                .table
+                .jobs_of(message)
+                .into_iter()
+                .map(|job| self.job(job))
+                .collect(),
+        }
+    }
+
+    fn job(&self, handle: u32) -> JobEntry {
+        let job = &self.table.jobs[handle];
+        let now = self.clock.tick();
+        let backoff = self
+            .domains
+            .last_lane(job.domain)
+            .and_then(|no| self.lanes.get(no)?.backed_off(now))
+            .filter(|_| job.state == JobState::Ready)
+            .map(|backoff| backoff.until);
+        let held = self.table.messages[job.message].held && job.state != JobState::Delivering;
+        let (state, next) = match job.state {
+            _ if held => ("held", None),
+            JobState::Resolving => ("resolving", None),
+            JobState::Ready if backoff.is_some() => ("waiting", backoff),
+            JobState::Ready | JobState::Picked => ("ready", None),
+            JobState::Delivering => ("delivering", None),
+            JobState::Waiting => ("waiting", Some(job.due)),
+            JobState::Parked | JobState::Gone => ("held", None),
+        };
+        JobEntry {
+            domain: self.domains.name(job.domain).to_string(),
+            recipients: job.recipients.len() as usize,
+            attempts: u32::from(job.attempts),
+            state: state.to_owned(),
+            next: next.map(|tick| rfc3339(self.clock.unix(tick))),
+            last: self.last_line(handle).map(words),
+        }
+    }
+}
+
+/// A reason's line for people.
+fn words(line: &str) -> String {
+    let (reason, host) = from_line(line);
+    let code = reason
+        .code
+        .map(|code| format!("{code} "))
+        .unwrap_or_default();
+    let host = host.map(|host| format!("{host}: ")).unwrap_or_default();
+    format!("{host}{code}{} {}", reason.status, reason.text)
+}
