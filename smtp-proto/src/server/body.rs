@@ -22,6 +22,8 @@ pub(super) struct Body {
     framing: Framing,
     /// Octets so far, un-stuffed.
     octets: u64,
+    /// Octets that were read since the command, as they came.
+    read: u64,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,8 @@ pub(super) struct Chunked {
 pub(super) struct Discard {
     framing: Framing,
     refusal: Refusal,
-    octets: u64,
+    /// Octets that were read since the command.
+    read: u64,
 }
 
 impl Body {
@@ -68,7 +71,7 @@ impl Body {
         Discard {
             framing,
             refusal,
-            octets: 0,
+            read: self.read,
         }
     }
 }
@@ -92,10 +95,15 @@ impl Chunk {
 
     /// Goes on without looking.
     fn skip(&mut self, input: &[u8]) -> usize {
-        let here = usize::try_from(self.left).map_or(input.len(), |left| left.min(input.len()));
+        let here = first(input, self.left).len();
         self.left -= here as u64;
         here
     }
+}
+
+/// The first octets, at most so many.
+fn first(octets: &[u8], most: u64) -> &[u8] {
+    usize::try_from(most).map_or(octets, |most| &octets[..most.min(octets.len())])
 }
 
 impl Connection {
@@ -119,6 +127,7 @@ impl Connection {
                     self.state = State::Pending(Pending::Data(Body {
                         framing: Framing::Dots(decoder),
                         octets: 0,
+                        read: 0,
                     }));
                     return Some(Event::Data { chunked: false });
                 }
@@ -185,6 +194,7 @@ impl Connection {
                 last,
             }),
             octets,
+            read: 0,
         };
         if size > self.config.limits.message_size.saturating_sub(octets) {
             self.state = State::Discard(body.refuse(self.too_large()));
@@ -231,7 +241,7 @@ impl Connection {
                 last,
             }),
             refusal,
-            octets: 0,
+            read: 0,
         });
     }
 
@@ -249,18 +259,27 @@ impl Connection {
         let State::Body(body) = &mut self.state else {
             return Step::NeedMore(0);
         };
+        if body.octets > size_max {
+            return Step::Event(0, self.refuse_body(self.too_large()));
+        }
+        // The decoder sees one octet over the limit at most: so where a body is refused does not
+        // depend on how the input was cut.
+        let room = size_max - body.octets;
+        let input = first(input, room + 1);
         let (used, piece) = match &mut body.framing {
             Framing::Dots(decoder) => decoder.decode(input),
             Framing::Chunk(chunk) => chunk.decode(input),
         };
+        body.read += used as u64;
         match piece {
-            Piece::NeedMore => Step::NeedMore(used),
+            Piece::NeedMore if used > 0 => Step::Go(used),
+            Piece::NeedMore => Step::NeedMore(0),
             Piece::Body(octets) => {
                 body.octets += octets.len() as u64;
-                if body.octets > size_max {
-                    return Step::Event(used, self.refuse_body(self.too_large()));
+                match first(octets, room) {
+                    [] => Step::Go(used),
+                    fitting => Step::Event(used, Event::Body(fitting)),
                 }
-                Step::Event(used, Event::Body(octets))
             }
             Piece::Fault(fault) => Step::Event(used, self.refuse_body(malformed(fault))),
             Piece::End => self.body_end(used, wire),
@@ -270,7 +289,9 @@ impl Connection {
     /// The end of the data, or of a chunk.
     fn body_end<'i>(&mut self, used: usize, wire: &mut Vec<u8>) -> Step<'i> {
         let pending = State::Pending(Pending::BodyEnd);
-        let State::Body(Body { framing, octets }) = core::mem::replace(&mut self.state, pending)
+        let State::Body(Body {
+            framing, octets, ..
+        }) = core::mem::replace(&mut self.state, pending)
         else {
             return Step::Go(used);
         };
@@ -305,6 +326,7 @@ impl Connection {
         let State::Discard(discard) = &mut self.state else {
             return Ok(Step::NeedMore(0));
         };
+        let input = first(input, discard_max.saturating_sub(discard.read));
         let (used, ended) = match &mut discard.framing {
             Framing::Dots(decoder) => {
                 let (used, piece) = decoder.decode(input);
@@ -312,12 +334,12 @@ impl Connection {
             }
             Framing::Chunk(chunk) => (chunk.skip(input), chunk.left == 0),
         };
-        discard.octets += used as u64;
+        discard.read += used as u64;
+        if !ended && discard.read >= discard_max {
+            let text = "Refused message does not end; closing";
+            return Err(self.fatal(Fatal::EndlessBody, Rejection::GO_AWAY, text, wire));
+        }
         if !ended {
-            if discard.octets > discard_max {
-                let text = "Refused message does not end; closing";
-                return Err(self.fatal(Fatal::EndlessBody, Rejection::GO_AWAY, text, wire));
-            }
             return Ok(Step::NeedMore(used));
         }
         if let State::Discard(Discard {
