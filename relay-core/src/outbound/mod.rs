@@ -263,13 +263,15 @@ impl Delivery {
 
     /// A connection is ready for the job in hand.
     fn load(&mut self, link: Box<Link>) {
-        let Some(work) = &self.work else {
+        let Some(work) = &mut self.work else {
             return self.quit(Some(link));
         };
+        work.reached = true;
+        let (id, place) = (work.job.id, work.job.place);
         match work.job.loaded.clone() {
             Some(loaded) => self.transact(link, loaded),
             None => {
-                self.ask(Request::Load(work.job.id, work.job.place));
+                self.ask(Request::Load(id, place));
                 self.state = State::Loading(link);
             }
         }

@@ -21,7 +21,7 @@
 //! and ends the connection. RFC 5321 §4.2.1 (classes), §4.2.4.2 (421), §6.1 (loss after the dot).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use smtp_proto::client::Fatal;
@@ -176,13 +176,8 @@ impl From<Option<io::ErrorKind>> for Loss {
 /// Why an address must not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Forbidden {
-    /// `prohibited_hosts`, or an address that is nobody's.
-    Prohibited {
-        /// The address as it was found.
-        address: IpAddr,
-        /// The network that holds it.
-        by: String,
-    },
+    /// `prohibited_hosts`, or an address that is nobody's, in the words of the rule.
+    Prohibited(String),
     /// One of our own listeners: the message would come back.
     Own(SocketAddr),
     /// None of the host's addresses is of the family of the address that we send from.
@@ -522,8 +517,8 @@ fn judge_dns(stage: Stage, failure: &DnsFailure) -> Verdict {
 
 fn judge_forbidden(stage: Stage, why: &Forbidden) -> Verdict {
     let (permanent, status, rule, text) = match why {
-        Forbidden::Prohibited { address, by } => {
-            let text = format!("mail is not sent to {address}: it is in {by}, which is prohibited");
+        Forbidden::Prohibited(why) => {
+            let text = format!("mail is not sent there: {why}");
             (true, "5.4.4", "prohibited-host", text)
         }
         Forbidden::Own(address) => {
@@ -557,8 +552,7 @@ fn judge_need(stage: Stage, need: Need) -> Verdict {
             ("5.6.7", "smtputf8", text.to_owned())
         }
         Need::BinaryMime => {
-            let text = "the message has binary content or lines over 998 octets, and the host takes \
-                        none";
+            let text = "the message has binary content, and the host takes none";
             ("5.6.1", "binarymime", text.to_owned())
         }
         Need::Size(max) => (

@@ -15,7 +15,7 @@
 //! only; a route may, on purpose, but never to our own listeners.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::io::{Hop, Lane};
 use super::outcome::Forbidden;
@@ -159,20 +159,7 @@ pub(super) fn forbidden(address: SocketAddr, route: bool, config: &Config) -> Op
     if route {
         return None;
     }
-    let prohibited = || {
-        config
-            .delivery
-            .prohibited_hosts
-            .iter()
-            .find(|net| net.contains(&ip))
-    };
-    let by = nobodys(ip)
-        .map(str::to_owned)
-        .or_else(|| Some(prohibited()?.to_string()))?;
-    Some(Forbidden::Prohibited {
-        address: address.ip(),
-        by,
-    })
+    config.delivery.prohibits(ip).map(Forbidden::Prohibited)
 }
 
 /// Whether this connection, just made, leads to one of our own listeners that listens on all addresses.
@@ -200,21 +187,6 @@ fn embedded(ip: IpAddr) -> IpAddr {
         // RFC 3056 §2: 2002::/16.
         [0x2002, high, low, ..] => v4(high, low),
         _ => ip,
-    }
-}
-
-/// What no single host on a network can have as its address; link-local ones, which no name can give
-/// with their interface, are among them.
-fn nobodys(ip: IpAddr) -> Option<&'static str> {
-    match ip {
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("0.0.0.0/8"),
-        IpAddr::V4(v4) if v4.is_link_local() => Some("169.254.0.0/16"),
-        IpAddr::V4(v4) if v4.is_multicast() => Some("224.0.0.0/4"),
-        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("240.0.0.0/4"),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some("::/128"),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("fe80::/10"),
-        IpAddr::V6(v6) if v6.is_multicast() => Some("ff00::/8"),
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
     }
 }
 

@@ -258,7 +258,6 @@ impl Transaction {
         };
         self.phase = Phase::Envelope(first);
         link.transactions += 1;
-        work.reached = true;
         self.go_on(link, work, now)
     }
 

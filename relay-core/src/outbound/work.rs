@@ -13,7 +13,7 @@ const BEFORE_MAX: usize = 20;
 pub(super) struct Work {
     /// The job.
     pub(super) job: Job,
-    /// It came so far that a host was told of it.
+    /// A host was ready for it.
     pub(super) reached: bool,
     since: Instant,
     /// One for each recipient of the job, in their order.

@@ -159,7 +159,8 @@ pub enum Progress {
 /// What the server said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A reply, and what it answers. A 421 is one too; then [`Connection::is_closing`] is true.
+    /// A reply, and what it answers. A 421 is one too; then [`Connection::is_closing`] is true, unless
+    /// it answers RCPT.
     Reply {
         /// What it answers.
         answers: Awaiting,
@@ -232,8 +233,8 @@ impl Connection {
                 .is_ok()
     }
 
-    /// Whether the server gave the connection up: by a 421, by a refusing greeting, in the middle of a
-    /// body, or by breaking the protocol.
+    /// Whether the server gave the connection up: by a 421 to anything but RCPT, by a refusing greeting,
+    /// in the middle of a body, or by breaking the protocol.
     ///
     /// Replies that were on their way may still come and are still given; nothing but QUIT can be sent.
     pub fn is_closing(&self) -> bool {
@@ -323,8 +324,9 @@ impl Connection {
             Severity::Intermediate => self.go_on(answers),
             Severity::Transient | Severity::Permanent => self.failed(sent),
         }
-        // RFC 5321 §3.8: a server that must shut down sends 421 in the place of any reply.
-        if reply.code().number() == 421 {
+        // RFC 5321 §3.8: a server that must shut down sends 421 in the place of any reply. To RCPT it is
+        // met as "not this recipient now" from servers that go on; one that means it closes.
+        if reply.code().number() == 421 && !matches!(answers, Awaiting::Rcpt { .. }) {
             self.close();
         }
         self.split_body_end();

@@ -639,6 +639,14 @@ fn a_421_closes_wherever_it_comes() {
     // Replies that were under way are still given.
     assert_eq!(it.hear("421 bye\r\n"), [(Some(rcpt(0)), 421)]);
     it.quit().unwrap();
+    // To RCPT it may be about one recipient only.
+    let mut it = Client::in_envelope(&["PIPELINING"], 1);
+    it.rcpt().unwrap();
+    it.data().unwrap();
+    assert_eq!(it.hear("421 not this one\r\n"), [(Some(rcpt(1)), 421)]);
+    assert!(!it.connection.is_closing());
+    it.hear("354 go\r\n");
+    it.body_end().unwrap();
     // As the greeting, as any refusal there.
     let mut it = Client::new();
     assert_eq!(

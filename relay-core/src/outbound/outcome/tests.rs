@@ -98,18 +98,34 @@ fn every_verdict_has_a_whole_reason() {
                     tls_given_up: bits & 4 != 0,
                 };
                 let verdict = judge(stage, finding, seen);
-                let Reason { text, status, rule, stage: name, .. } = &verdict.reason;
+                let Reason {
+                    text,
+                    status,
+                    rule,
+                    stage: name,
+                    ..
+                } = &verdict.reason;
                 assert_eq!(name, stage.as_str());
                 assert!(text.len() <= TEXT_MAX && text.bytes().all(|b| (b' '..=b'~').contains(&b)));
-                assert!(!rule.is_empty() && status.split('.').count() == 3, "{verdict:?}");
+                assert!(
+                    !rule.is_empty() && status.split('.').count() == 3,
+                    "{verdict:?}"
+                );
                 let class = match verdict.clone().outcome() {
                     Outcome::Delivered(reason) => ("2", reason),
                     Outcome::Deferred { reason, .. } => ("4", reason),
                     Outcome::Bounced(reason) => ("5", reason),
                 };
-                assert!(class.1.status.starts_with(class.0), "{stage:?} {finding:?}: {verdict:?}");
+                assert!(
+                    class.1.status.starts_with(class.0),
+                    "{stage:?} {finding:?}: {verdict:?}"
+                );
                 if stage != Stage::Dot {
-                    assert_ne!(verdict.fate, Fate::Delivered, "only the reply to the dot delivers");
+                    assert_ne!(
+                        verdict.fate,
+                        Fate::Delivered,
+                        "only the reply to the dot delivers"
+                    );
                 }
             }
         }
@@ -129,9 +145,18 @@ fn only_a_positive_reply_to_the_dot_delivers() {
 
 #[test]
 fn what_is_seen_beside_the_finding_changes_the_verdict() {
-    let reused = Seen { reused: true, ..PLAIN };
-    let accepted = Seen { accepted: true, ..PLAIN };
-    let given_up = Seen { tls_given_up: true, ..PLAIN };
+    let reused = Seen {
+        reused: true,
+        ..PLAIN
+    };
+    let accepted = Seen {
+        accepted: true,
+        ..PLAIN
+    };
+    let given_up = Seen {
+        tls_given_up: true,
+        ..PLAIN
+    };
     let fate = |stage, finding: &Finding, seen| judge(stage, finding, seen).fate;
     // A connection that was used before may just be too old.
     for loss in losses() {
@@ -139,45 +164,135 @@ fn what_is_seen_beside_the_finding_changes_the_verdict() {
         assert_eq!(fate(Stage::Rcpt, &loss, reused), NEXT);
         assert_eq!(fate(Stage::Dot, &loss, reused), IN_DOUBT);
     }
-    assert_eq!(fate(Stage::Mail, &reply(421, "too many messages"), reused), Fate::Again);
-    assert_eq!(fate(Stage::Mail, &reply(503, "nested MAIL"), reused), Fate::Again);
+    assert_eq!(
+        fate(Stage::Mail, &reply(421, "too many messages"), reused),
+        Fate::Again
+    );
+    assert_eq!(
+        fate(Stage::Mail, &reply(503, "nested MAIL"), reused),
+        Fate::Again
+    );
     assert_eq!(fate(Stage::Mail, &reply(451, "not now"), reused), NEXT);
     // Too many recipients, once some were accepted.
-    assert_eq!(fate(Stage::Rcpt, &reply(452, "4.5.3 too many"), accepted), Fate::Split);
-    assert_eq!(fate(Stage::Rcpt, &reply(552, "too many"), accepted), Fate::Split);
-    assert_eq!(fate(Stage::Rcpt, &reply(552, "5.2.2 full"), accepted), Fate::Bounced);
+    assert_eq!(
+        fate(Stage::Rcpt, &reply(452, "4.5.3 too many"), accepted),
+        Fate::Split
+    );
+    assert_eq!(
+        fate(Stage::Rcpt, &reply(552, "too many"), accepted),
+        Fate::Split
+    );
+    assert_eq!(
+        fate(Stage::Rcpt, &reply(552, "5.2.2 full"), accepted),
+        Fate::Bounced
+    );
     assert_eq!(fate(Stage::Rcpt, &reply(452, "disk full"), PLAIN), LATER);
     // Clear text took the place of a TLS that failed, and the host will have none of it.
-    assert_eq!(fate(Stage::Mail, &reply(530, "5.7.0 STARTTLS first"), given_up), NEXT);
-    assert_eq!(fate(Stage::Mail, &reply(530, "5.7.0 STARTTLS first"), PLAIN), Fate::Bounced);
+    assert_eq!(
+        fate(Stage::Mail, &reply(530, "5.7.0 STARTTLS first"), given_up),
+        NEXT
+    );
+    assert_eq!(
+        fate(Stage::Mail, &reply(530, "5.7.0 STARTTLS first"), PLAIN),
+        Fate::Bounced
+    );
 }
 
 #[test]
 fn what_we_find_ourselves() {
     let cases = [
-        (Stage::Resolve, Finding::Dns(DnsFailure::NoSuchDomain), NEXT_FOR_GOOD, "5.4.4"),
-        (Stage::Resolve, Finding::Dns(DnsFailure::NoRecord), NEXT_FOR_GOOD, "5.4.4"),
-        (Stage::Resolve, Finding::Dns(DnsFailure::BadName("loop".into())), NEXT_FOR_GOOD, "5.4.4"),
-        (Stage::Resolve, Finding::Dns(DnsFailure::Temporary("x".into())), NEXT, "4.4.3"),
+        (
+            Stage::Resolve,
+            Finding::Dns(DnsFailure::NoSuchDomain),
+            NEXT_FOR_GOOD,
+            "5.4.4",
+        ),
+        (
+            Stage::Resolve,
+            Finding::Dns(DnsFailure::NoRecord),
+            NEXT_FOR_GOOD,
+            "5.4.4",
+        ),
+        (
+            Stage::Resolve,
+            Finding::Dns(DnsFailure::BadName("loop".into())),
+            NEXT_FOR_GOOD,
+            "5.4.4",
+        ),
+        (
+            Stage::Resolve,
+            Finding::Dns(DnsFailure::Temporary("x".into())),
+            NEXT,
+            "4.4.3",
+        ),
         (
             Stage::Policy,
             Finding::Forbidden(Forbidden::Own("127.0.0.1:25".parse().unwrap())),
             NEXT_FOR_GOOD,
             "5.4.6",
         ),
-        (Stage::Policy, Finding::Forbidden(Forbidden::Family), NEXT, "4.4.4"),
-        (Stage::Tls, Finding::Tls(TlsFault::NotOffered), NEXT, "4.7.4"),
-        (Stage::Tls, Finding::Tls(TlsFault::Certificate("expired".into())), NEXT, "4.7.5"),
-        (Stage::Auth, Finding::Login("no mechanism".into()), NEXT, "4.7.8"),
-        (Stage::Mail, Finding::Lacks(Need::EightBitMime), Fate::Bounced, "5.6.3"),
-        (Stage::Mail, Finding::Lacks(Need::SmtpUtf8), Fate::Bounced, "5.6.7"),
-        (Stage::Mail, Finding::Lacks(Need::BinaryMime), Fate::Bounced, "5.6.1"),
-        (Stage::Mail, Finding::Lacks(Need::Size(1000)), Fate::Bounced, "5.3.4"),
-        (Stage::Store, Finding::Store(LoadFailed::Damaged("crc".into())), LATER, "4.3.0"),
+        (
+            Stage::Policy,
+            Finding::Forbidden(Forbidden::Family),
+            NEXT,
+            "4.4.4",
+        ),
+        (
+            Stage::Tls,
+            Finding::Tls(TlsFault::NotOffered),
+            NEXT,
+            "4.7.4",
+        ),
+        (
+            Stage::Tls,
+            Finding::Tls(TlsFault::Certificate("expired".into())),
+            NEXT,
+            "4.7.5",
+        ),
+        (
+            Stage::Auth,
+            Finding::Login("no mechanism".into()),
+            NEXT,
+            "4.7.8",
+        ),
+        (
+            Stage::Mail,
+            Finding::Lacks(Need::EightBitMime),
+            Fate::Bounced,
+            "5.6.3",
+        ),
+        (
+            Stage::Mail,
+            Finding::Lacks(Need::SmtpUtf8),
+            Fate::Bounced,
+            "5.6.7",
+        ),
+        (
+            Stage::Mail,
+            Finding::Lacks(Need::BinaryMime),
+            Fate::Bounced,
+            "5.6.1",
+        ),
+        (
+            Stage::Mail,
+            Finding::Lacks(Need::Size(1000)),
+            Fate::Bounced,
+            "5.3.4",
+        ),
+        (
+            Stage::Store,
+            Finding::Store(LoadFailed::Damaged("crc".into())),
+            LATER,
+            "4.3.0",
+        ),
     ];
     for (stage, finding, fate, status) in cases {
         let verdict = judge(stage, &finding, PLAIN);
-        assert_eq!((verdict.fate, verdict.reason.status.as_str()), (fate, status), "{finding:?}");
+        assert_eq!(
+            (verdict.fate, verdict.reason.status.as_str()),
+            (fate, status),
+            "{finding:?}"
+        );
     }
 }
 
@@ -196,24 +311,51 @@ fn all_hosts_together() {
     };
     let bounced = Fate::Bounced;
     assert_eq!(fate(&[], true), None);
-    assert_eq!(fate(&[unknown.clone(), refused.clone()], true), Some((1, bounced)));
-    assert_eq!(fate(&[refused.clone(), unknown.clone()], true), Some((0, bounced)));
-    assert_eq!(fate(&[refused.clone(), unknown.clone()], false), Some((0, LATER)));
-    assert_eq!(fate(&[refused.clone(), dead.clone()], true), Some((1, LATER)));
-    assert_eq!(fate(&[busy.clone(), dead.clone(), refused], true), Some((0, LATER)));
+    assert_eq!(
+        fate(&[unknown.clone(), refused.clone()], true),
+        Some((1, bounced))
+    );
+    assert_eq!(
+        fate(&[refused.clone(), unknown.clone()], true),
+        Some((0, bounced))
+    );
+    assert_eq!(
+        fate(&[refused.clone(), unknown.clone()], false),
+        Some((0, LATER))
+    );
+    assert_eq!(
+        fate(&[refused.clone(), dead.clone()], true),
+        Some((1, LATER))
+    );
+    assert_eq!(
+        fate(&[busy.clone(), dead.clone(), refused], true),
+        Some((0, LATER))
+    );
 }
 
 #[test]
 fn when_to_try_again() {
     let minutes = |n: u64| Some(Duration::from_secs(n * 60));
     for (text, expected) in [
-        ("4.7.1 Greylisted, please try again in 5 minutes", minutes(5)),
-        ("Greylisting in effect, try again in 300 seconds.", minutes(5)),
-        ("<a@b>: Recipient address rejected: Greylisted for 600s", minutes(10)),
+        (
+            "4.7.1 Greylisted, please try again in 5 minutes",
+            minutes(5),
+        ),
+        (
+            "Greylisting in effect, try again in 300 seconds.",
+            minutes(5),
+        ),
+        (
+            "<a@b>: Recipient address rejected: Greylisted for 600s",
+            minutes(10),
+        ),
         ("Try again in 2h", minutes(120)),
         ("please retry (in 10min)", minutes(10)),
         ("Graylisted, wait 00:07:00", minutes(7)),
-        ("delayed for 05:30, try later", Some(Duration::from_secs(330))),
+        (
+            "delayed for 05:30, try later",
+            Some(Duration::from_secs(330)),
+        ),
         ("try again in 1 second", minutes(1)),
         ("try again in 3 hours", minutes(180)),
         ("try again in 90000 minutes", minutes(360)),
@@ -234,7 +376,11 @@ fn when_to_try_again() {
 #[test]
 fn texts_are_one_printable_line() {
     let long = "x".repeat(1000);
-    let verdict = judge(Stage::Rcpt, &reply(550, &format!("5.1.1 a\u{202e}b\nsecond {long}")), PLAIN);
+    let verdict = judge(
+        Stage::Rcpt,
+        &reply(550, &format!("5.1.1 a\u{202e}b\nsecond {long}")),
+        PLAIN,
+    );
     let text = verdict.reason.text;
     assert!(text.starts_with("5.1.1 a?b second x"), "{text}");
     assert_eq!(text.len(), TEXT_MAX);

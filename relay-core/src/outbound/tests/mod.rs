@@ -40,7 +40,10 @@ pub(super) fn lane(hosts: &[&str]) -> Lane {
     let hop = |text: &&str| {
         let (host, preference) = text.split_once(':').unwrap_or((text, "10"));
         Hop {
-            host: HostPort { host: host.into(), port: 25 },
+            host: HostPort {
+                host: host.into(),
+                port: 25,
+            },
             preference: preference.parse().unwrap(),
         }
     };
@@ -82,11 +85,17 @@ impl Default for Mail {
 impl Mail {
     fn to(count: usize) -> Self {
         let recipients = (0..count).map(|n| format!("u{n}@example.net")).collect();
-        Self { recipients, ..Self::default() }
+        Self {
+            recipients,
+            ..Self::default()
+        }
     }
 
     fn with_body(body: &[u8]) -> Self {
-        Self { body: body.to_vec(), ..Self::default() }
+        Self {
+            body: body.to_vec(),
+            ..Self::default()
+        }
     }
 }
 
@@ -104,6 +113,7 @@ struct World {
     /// The most bytes in one read.
     chunk: usize,
     seed: u64,
+    local: SocketAddr,
 }
 
 /// What is at an address.
@@ -124,7 +134,10 @@ struct Run {
 impl World {
     fn new() -> Self {
         Self {
-            now: Now { instant: Instant::default(), unix: START },
+            now: Now {
+                instant: Instant::default(),
+                unix: START,
+            },
             config: config(),
             lane: lane(&["mx.example.net"]),
             zone: BTreeMap::new(),
@@ -135,6 +148,7 @@ impl World {
             tls: ClientTls::new(Vec::new()).unwrap(),
             chunk: usize::MAX,
             seed: 1,
+            local: "192.0.2.77:40000".parse().unwrap(),
         }
     }
 
@@ -151,7 +165,11 @@ impl World {
         let ip: IpAddr = ip.parse().unwrap();
         self.hosts.insert(SocketAddr::new(ip, 25), host);
         let answer = self.zone.entry(name.into()).or_insert_with(|| {
-            Ok(Addresses { addresses: Vec::new(), authentic: false, canonical: None })
+            Ok(Addresses {
+                addresses: Vec::new(),
+                authentic: false,
+                canonical: None,
+            })
         });
         answer.as_mut().unwrap().addresses.push(ip);
         self
@@ -171,7 +189,10 @@ impl World {
     fn mail(mut self, mail: &Mail) -> Self {
         let number = 1000 + self.jobs.len() as u64;
         let id = MessageId::from_u64(number);
-        let place = Place { segment: 0, offset: 0 };
+        let place = Place {
+            segment: 0,
+            offset: 0,
+        };
         let envelope = Envelope {
             from: ReversePath::parse_utf8(&format!("<{}>", mail.from)).unwrap(),
             ret: None,
@@ -183,7 +204,10 @@ impl World {
         let message = Message {
             id,
             accepted: START,
-            origin: Origin { credential: None, peer: None },
+            origin: Origin {
+                credential: None,
+                peer: None,
+            },
             envelope,
             size: mail.body.len() as u64,
             header_size: 0,
@@ -194,9 +218,16 @@ impl World {
         } else {
             Body::Memory(Bytes::from(mail.body.clone()))
         };
-        self.store.insert(id, Ok(Arc::new(Loaded { message, body })));
+        self.store
+            .insert(id, Ok(Arc::new(Loaded { message, body })));
         let recipients = (0..mail.recipients.len() as u32).collect();
-        self.jobs.push_back(Job { id, place, recipients, loaded: None, attempts: 0 });
+        self.jobs.push_back(Job {
+            id,
+            place,
+            recipients,
+            loaded: None,
+            attempts: 0,
+        });
         self
     }
 
@@ -231,7 +262,9 @@ impl World {
             wire.clear();
             let output = delivery.poll_output(&mut wire);
             if !wire.is_empty() {
-                let written = peer.as_mut().is_some_and(|peer| peer.write(self.now.instant, &wire));
+                let written = peer
+                    .as_mut()
+                    .is_some_and(|peer| peer.write(self.now.instant, &wire));
                 if !written {
                     let kind = std::io::ErrorKind::BrokenPipe;
                     delivery.handle_input(self.now, Input::WriteFailed(kind));
@@ -268,7 +301,10 @@ impl World {
 
     fn advance_to(&mut self, at: Instant) {
         let step = at.since(self.now.instant);
-        self.now = Now { instant: self.now.instant + step, unix: self.now.unix + step };
+        self.now = Now {
+            instant: self.now.instant + step,
+            unix: self.now.unix + step,
+        };
     }
 
     fn answer(
@@ -289,7 +325,7 @@ impl World {
                 match self.hosts.get(&to) {
                     Some(Host::Sink(sink)) => {
                         *peer = Some(sink.connect(self.now.instant));
-                        Answer::Connected(Ok("192.0.2.77:40000".parse().unwrap()))
+                        Answer::Connected(Ok(self.local))
                     }
                     Some(Host::Refuses(kind)) => Answer::Connected(Err(*kind)),
                     None => {
@@ -318,7 +354,11 @@ impl World {
 }
 
 fn recipient(to: &str) -> Recipient {
-    Recipient { to: Mailbox::parse_utf8(to).unwrap(), notify: None, orcpt: None }
+    Recipient {
+        to: Mailbox::parse_utf8(to).unwrap(),
+        notify: None,
+        orcpt: None,
+    }
 }
 
 impl Run {
@@ -341,14 +381,20 @@ impl Run {
 
     /// `d`elivered, de`f`erred, `?` deferred in doubt, or `b`ounced, for each recipient.
     fn fates(&self) -> String {
-        self.tried().outcomes.iter().map(|(_, outcome)| fate(outcome)).collect()
+        self.tried()
+            .outcomes
+            .iter()
+            .map(|(_, outcome)| fate(outcome))
+            .collect()
     }
 }
 
 fn fate(outcome: &Outcome) -> char {
     match outcome {
         Outcome::Delivered(_) => 'd',
-        Outcome::Deferred { in_doubt: false, .. } => 'f',
+        Outcome::Deferred {
+            in_doubt: false, ..
+        } => 'f',
         Outcome::Deferred { in_doubt: true, .. } => '?',
         Outcome::Bounced(_) => 'b',
     }

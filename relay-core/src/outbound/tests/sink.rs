@@ -50,7 +50,9 @@ pub(super) struct Script {
 
 impl Default for Script {
     fn default() -> Self {
-        let offers = ["PIPELINING", "8BITMIME", "SIZE 10000000"].map(String::from).to_vec();
+        let offers = ["PIPELINING", "8BITMIME", "SIZE 10000000"]
+            .map(String::from)
+            .to_vec();
         Self {
             greeting: say("220 mx.example.net ESMTP"),
             offers_tls: offers.clone(),
@@ -68,13 +70,19 @@ impl Script {
     }
 
     pub(super) fn times(mut self, count: usize, command: &str, acts: Vec<Act>) -> Self {
-        self.on.push((command.to_ascii_lowercase(), Some(count), acts));
+        self.on
+            .push((command.to_ascii_lowercase(), Some(count), acts));
         self
     }
 
     pub(super) fn offers(mut self, offers: &[&str]) -> Self {
         self.offers = offers.iter().map(|&offer| offer.into()).collect();
-        self.offers_tls = self.offers.iter().filter(|offer| *offer != "STARTTLS").cloned().collect();
+        self.offers_tls = self
+            .offers
+            .iter()
+            .filter(|offer| *offer != "STARTTLS")
+            .cloned()
+            .collect();
         self
     }
 
@@ -127,7 +135,10 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(script: Script) -> Self {
-        Self { script: Rc::new(RefCell::new(script)), heard: Rc::default() }
+        Self {
+            script: Rc::new(RefCell::new(script)),
+            heard: Rc::default(),
+        }
     }
 
     pub(super) fn heard(&self) -> std::cell::Ref<'_, Heard> {
@@ -187,7 +198,10 @@ pub(super) struct Session {
 enum State {
     Commands,
     Data,
-    Chunk { left: usize, last: bool },
+    Chunk {
+        left: usize,
+        last: bool,
+    },
     /// A mechanism's responses.
     Auth,
 }
@@ -235,7 +249,8 @@ impl Session {
             self.channel.flush(&mut wire);
         }
         if !wire.is_empty() {
-            self.out.push_back((self.free_at.max(now), Emit::Bytes(wire)));
+            self.out
+                .push_back((self.free_at.max(now), Emit::Bytes(wire)));
         }
     }
 
@@ -259,7 +274,12 @@ impl Session {
                 }
                 Act::Mute => self.mute = true,
                 Act::StartTls => {
-                    let tls = self.script.borrow().tls.clone().expect("a host without TLS");
+                    let tls = self
+                        .script
+                        .borrow()
+                        .tls
+                        .clone()
+                        .expect("a host without TLS");
                     self.channel.start_server(&tls).unwrap();
                 }
             }
@@ -298,7 +318,10 @@ impl Session {
                 let count = left.min(self.input.len());
                 let piece: Vec<u8> = self.input.drain(..count).collect();
                 self.mail.body.extend(piece);
-                self.state = State::Chunk { left: left - count, last };
+                self.state = State::Chunk {
+                    left: left - count,
+                    last,
+                };
                 if left > count {
                     return false;
                 }
@@ -323,7 +346,10 @@ impl Session {
         let end = if self.input.starts_with(b".\r\n") {
             Some(0)
         } else {
-            self.input.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 2)
+            self.input
+                .windows(5)
+                .position(|five| five == b"\r\n.\r\n")
+                .map(|at| at + 2)
         };
         let Some(end) = end else { return false };
         let body: Vec<u8> = self.input.drain(..end + 3).collect();
@@ -341,7 +367,11 @@ impl Session {
 
     /// The end of a message: it is taken if the reply is positive.
     fn end(&mut self) -> Vec<Act> {
-        let acts = self.script.borrow_mut().act(".").unwrap_or_else(|| say("250 2.0.0 queued"));
+        let acts = self
+            .script
+            .borrow_mut()
+            .act(".")
+            .unwrap_or_else(|| say("250 2.0.0 queued"));
         let positive = acts.iter().any(|act| match act {
             Act::Say(text) => text.starts_with('2'),
             _ => false,
@@ -356,9 +386,16 @@ impl Session {
     fn command(&mut self, line: &str) -> Vec<Act> {
         let tls = self.channel.is_tls();
         let prefix = if tls { "tls:" } else { "" };
-        self.heard.borrow_mut().commands.push(format!("{prefix}{line}"));
+        self.heard
+            .borrow_mut()
+            .commands
+            .push(format!("{prefix}{line}"));
         let scripted = self.script.borrow_mut().act(line);
-        let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+        let verb = line
+            .split([' ', ':'])
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase();
         let acts = scripted.unwrap_or_else(|| self.default_acts(&verb, line, tls));
         let said = acts.iter().find_map(|act| match act {
             Act::Say(text) => text.chars().next(),
@@ -366,7 +403,11 @@ impl Session {
         });
         match (verb.as_str(), said) {
             ("MAIL", Some('2')) => {
-                self.mail = Taken { mail: line.into(), tls, ..Taken::default() };
+                self.mail = Taken {
+                    mail: line.into(),
+                    tls,
+                    ..Taken::default()
+                };
             }
             ("RCPT", Some('2')) => self.mail.rcpts.push(line.into()),
             ("DATA", Some('3')) => self.state = State::Data,
@@ -381,7 +422,11 @@ impl Session {
         match verb {
             "EHLO" => {
                 let script = self.script.borrow();
-                let offers = if tls { &script.offers_tls } else { &script.offers };
+                let offers = if tls {
+                    &script.offers_tls
+                } else {
+                    &script.offers
+                };
                 let mut lines = vec!["mx.example.net".to_owned()];
                 lines.extend(offers.iter().cloned());
                 let last = lines.len() - 1;
@@ -400,12 +445,16 @@ impl Session {
                 acts.push(Act::StartTls);
                 acts
             }
+            "RCPT" if self.mail.mail.is_empty() => say("503 5.5.1 MAIL first"),
             "DATA" if self.mail.rcpts.is_empty() => say("554 5.5.1 no valid recipients"),
             "DATA" => say("354 go ahead"),
             "BDAT" => {
                 let mut words = line.split(' ').skip(1);
                 let left = words.next().unwrap().parse().unwrap();
-                self.state = State::Chunk { left, last: words.next().is_some() };
+                self.state = State::Chunk {
+                    left,
+                    last: words.next().is_some(),
+                };
                 Vec::new()
             }
             "AUTH" => say("235 2.7.0 welcome"),
