@@ -1,12 +1,15 @@
 //! Checks of `smtp-proto`.
 
+use std::sync::Arc;
+
 use smtp_proto::address::{ForwardPath, Mailbox, ReversePath};
 use smtp_proto::client::{Awaiting, Connection, Event, Fatal, Hello, Progress};
 use smtp_proto::code::Severity;
 use smtp_proto::domain::{Domain, Host};
-use smtp_proto::extension::Extension;
+use smtp_proto::extension::{Extension, Mechanism};
 use smtp_proto::param::{MailParams, RcptParams};
 use smtp_proto::reply::Reply;
+use smtp_proto::server;
 
 /// Bytes from a server. The first one says how they are cut; cut or whole, the client sees the same.
 /// A client that does what the replies ask for writes clean lines and ends each body once.
@@ -144,6 +147,113 @@ fn go_on(
 
 fn host() -> Host {
     Host::parse("relay.example").expect("a host name")
+}
+
+/// Bytes from a client. The first one says how they are cut, the second which verdicts are refusals.
+/// Cut or whole, the server sees and answers the same, and it answers in well-formed replies.
+pub fn server_bytes(data: &[u8]) {
+    let [cut, refusals, bytes @ ..] = data else {
+        return;
+    };
+    let whole = serve(bytes, bytes.len().max(1), *refusals);
+    assert_eq!(serve(bytes, 1 + usize::from(*cut), *refusals), whole);
+    let mut reply = Vec::new();
+    for line in whole.wire.split_inclusive(|&byte| byte == b'\n') {
+        reply.extend_from_slice(line);
+        if line.get(3) != Some(&b'-') {
+            Reply::parse(&reply).expect("a reply");
+            reply.clear();
+        }
+    }
+    assert!(reply.is_empty(), "a reply without its end");
+}
+
+/// What a server saw and wrote.
+#[derive(Debug, Default, PartialEq)]
+struct Served {
+    /// Events, those of one body as one, without bodies that were refused.
+    events: Vec<Seen>,
+    wire: Vec<u8>,
+    fatal: Option<server::Fatal>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Body(Vec<u8>),
+    Event(String),
+}
+
+/// Serves with small limits, from within TLS if the refusals say so.
+fn serve(bytes: &[u8], len: usize, refusals: u8) -> Served {
+    let mut config = server::Config::new(Domain::parse("mx.example").expect("a domain"))
+        .with(Extension::StartTls)
+        .with_auth(&[Mechanism::Plain, Mechanism::Login]);
+    config.auth_without_tls = refusals & 1 == 0;
+    config.limits.message_size = 300;
+    config.limits.recipients = 3;
+    config.limits.errors = 6;
+    let mut served = Served::default();
+    let mut smtp = server::Connection::new(&Arc::new(config), &mut served.wire);
+    if refusals & 2 == 0 {
+        smtp.tls_started();
+    }
+    for mut piece in bytes.chunks(len) {
+        loop {
+            match smtp.receive(piece, &mut served.wire) {
+                Ok(server::Progress::NeedMore { used }) => {
+                    assert_eq!(used, piece.len());
+                    break;
+                }
+                Ok(server::Progress::Event { used, event }) => {
+                    piece = &piece[used..];
+                    judge(&mut smtp, event, refusals, &mut served);
+                }
+                Err(why) => {
+                    served.fatal = Some(why);
+                    if why == server::Fatal::ClearTextAfterStartTls {
+                        // Found before the event or after its verdict, as the cut has it.
+                        served
+                            .events
+                            .retain(|seen| *seen != Seen::Event("StartTls".into()));
+                        served.wire.clear();
+                    }
+                    return served;
+                }
+            }
+        }
+    }
+    served
+}
+
+fn judge(
+    smtp: &mut server::Connection,
+    event: server::Event<'_>,
+    refusals: u8,
+    served: &mut Served,
+) {
+    if let server::Event::Body(piece) = event {
+        assert!(!piece.is_empty());
+        match served.events.last_mut() {
+            Some(Seen::Body(body)) => body.extend_from_slice(piece),
+            Some(Seen::Event(_)) | None => served.events.push(Seen::Body(piece.to_vec())),
+        }
+        return;
+    }
+    if let (server::Event::BodyRefused(_), Some(Seen::Body(_))) = (&event, served.events.last()) {
+        served.events.pop();
+    }
+    served.events.push(Seen::Event(format!("{event:?}")));
+    if !smtp.is_pending() {
+        return;
+    }
+    let wire = &mut served.wire;
+    let refused = refusals.rotate_left(served.events.len() as u32) & 1 == 1;
+    let given = match event {
+        server::Event::Auth(_) if refused => smtp.challenge(b"more", wire),
+        _ if refused => smtp.reject(server::Rejection::POLICY, "no", wire),
+        _ => smtp.accept("", wire),
+    };
+    assert_eq!(given, Ok(()), "a verdict was due");
 }
 
 /// Text. What any wire type reads from it, it writes so that it reads the same again.

@@ -200,7 +200,9 @@ impl Connection {
 
     /// Takes bytes from the server, up to the end of one reply.
     ///
-    /// The events are the same however the bytes are cut. After an error every call gives it again.
+    /// The events are the same however the bytes are cut, with one exception: of a 220 to STARTTLS that
+    /// text follows there is no event if the two come together, only the [`Fatal::BeforeTls`]. After an
+    /// error every call gives it again.
     pub fn receive(&mut self, input: &[u8]) -> Result<Progress, Fatal> {
         if let Some(why) = self.fatal {
             return Err(why);
