@@ -248,10 +248,12 @@ fn judge(
     }
     let wire = &mut served.wire;
     let refused = refusals.rotate_left(served.events.len() as u32) & 1 == 1;
-    let given = match event {
-        server::Event::Auth(_) if refused => smtp.challenge(b"more", wire),
-        _ if refused => smtp.reject(server::Rejection::POLICY, "no", wire),
-        _ => smtp.accept("", wire),
+    let given = if !refused {
+        smtp.accept("", wire)
+    } else if let server::Event::Auth(_) = event {
+        smtp.challenge(b"more", wire)
+    } else {
+        smtp.reject(server::Rejection::POLICY, "no", wire)
     };
     assert_eq!(given, Ok(()), "a verdict was due");
 }
