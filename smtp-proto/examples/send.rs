@@ -7,11 +7,8 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use smtp_proto::address::{ForwardPath, ReversePath};
 use smtp_proto::client::{Awaiting, Connection, Event, Hello, Progress};
-use smtp_proto::code::Severity;
-use smtp_proto::domain::Host;
-use smtp_proto::param::{MailParams, RcptParams};
+use smtp_proto::{ForwardPath, Host, MailParams, RcptParams, ReversePath, Severity};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -38,6 +38,8 @@
 //! 4. After [`Connection::is_closing`] nothing more will come of the connection: what is still awaited
 //!    counts as answered by the reply that closed it.
 //!
+//! `examples/send.rs` is a whole client over a `TcpStream` in one loop.
+//!
 //! RFC 5321 §3, §4.1 to §4.3 (the session); RFC 2920 (pipelining); RFC 3030 (BDAT); RFC 3207 §4 (STARTTLS);
 //! RFC 4954 §4 (AUTH); RFC 2033 (LMTP).
 
