@@ -34,6 +34,7 @@ pub struct Draft {
     pub(super) references: Vec<(String, Place)>,
     /// The credentials that were read, and where they stand.
     pub(super) credentials: Vec<Place>,
+    data_dir_place: Place,
 }
 
 /// A configuration without an error.
@@ -117,6 +118,11 @@ impl Draft {
             warnings: Vec::new(),
             references: Vec::new(),
             credentials: Vec::new(),
+            data_dir_place: Place {
+                file: "--data-dir".to_owned(),
+                line: None,
+                key: String::new(),
+            },
         }
     }
 
@@ -124,6 +130,12 @@ impl Draft {
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.config.data_dir
+    }
+
+    /// Where the data directory is named, for errors about it.
+    #[must_use]
+    pub fn data_dir_place(&self) -> &Place {
+        &self.data_dir_place
     }
 
     /// Adds the `[[credential]]`s of another file.
@@ -135,14 +147,21 @@ impl Draft {
         self.errors.extend(reader.into_errors());
     }
 
+    /// The configuration as it was read so far. What was wrong has its default.
+    #[must_use]
+    pub fn so_far(&self) -> &Config {
+        &self.config
+    }
+
+    /// The files that the configuration names.
+    #[must_use]
+    pub fn files(&self) -> &[FileWanted] {
+        &self.files
+    }
+
     /// Adds an error that was found elsewhere, so that all come out together.
     pub fn add_error(&mut self, error: ConfigError) {
         self.errors.push(error);
-    }
-
-    /// Adds a credential that is in no file.
-    pub fn add_credential(&mut self, credential: super::Credential) {
-        self.config.credentials.push(Arc::new(credential));
     }
 
     /// The configuration, when all that it refers to is there.
@@ -185,6 +204,7 @@ impl Draft {
         }
         let data_dir = root.value("data_dir", &value::TEXT);
         if system.data_dir.is_none() {
+            self.data_dir_place = root.place("data_dir");
             self.config.data_dir = directory.join(data_dir.as_deref().unwrap_or(DATA_DIR));
         }
         sections::listeners(self, root);

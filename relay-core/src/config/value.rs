@@ -1,6 +1,8 @@
 //! The small languages of single values: durations, sizes, rates, networks, hosts, patterns.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -16,6 +18,72 @@ pub(super) struct Kind<T> {
     pub(super) allowed: &'static str,
     /// Reads a text, or says what is wrong with it.
     pub(super) parse: fn(&str) -> Result<T, String>,
+}
+
+/// A text that is not of its language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadValue {
+    /// What is wrong.
+    pub problem: String,
+    /// What is allowed.
+    pub allowed: &'static str,
+}
+
+impl fmt::Display for BadValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; allowed: {}", self.problem, self.allowed)
+    }
+}
+
+impl std::error::Error for BadValue {}
+
+impl<T> Kind<T> {
+    fn read(&self, text: &str) -> Result<T, BadValue> {
+        (self.parse)(text).map_err(|problem| BadValue {
+            problem,
+            allowed: self.allowed,
+        })
+    }
+}
+
+impl FromStr for SenderPattern {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        SENDER.read(text)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        RATE.read(text)
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        HOST.read(text)
+    }
+}
+
+impl FromStr for DomainPattern {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        DOMAIN_PATTERN.read(text)
+    }
+}
+
+/// A network, or an address as the network that holds only it.
+///
+/// # Errors
+/// [`BadValue`] if the text is neither.
+pub fn parse_network(text: &str) -> Result<IpNet, BadValue> {
+    NETWORK.read(text)
 }
 
 pub(super) const TEXT: Kind<String> = Kind {
