@@ -87,7 +87,7 @@
 //!
 //! - The server: [`server`], its events [`server::Event`], its settings [`server::Config`].
 //! - The client: [`client`], and [`Reply`].
-//! - Framing: [`line`] (commands), [`dot`] (bodies), [`limits`].
+//! - Framing: [`mod@line`] (commands), [`dot`] (bodies), [`limits`].
 //! - Types that exist only if they are valid: [`address`], [`domain`], [`param`], [`command`],
 //!   [`code`], [`extension`]. Each reads itself and writes itself, and reads what it wrote.
 #![no_std]

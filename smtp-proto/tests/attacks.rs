@@ -1,6 +1,8 @@
 //! The catalogue of attacks on an SMTP server, as far as the wire decides them: each row in one
 //! piece, one octet at a time, over TLS, and after AUTH.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Session, config};
@@ -149,7 +151,8 @@ fn normalised(id: &str, input: &str, end: &str) {
 
 #[test]
 fn commands() {
-    let table: &[(&str, Start, &[u8], &[u16], End)] = &[
+    type Row<'a> = (&'a str, Start, &'a [u8], &'a [u16], End);
+    let table: &[Row<'_>] = &[
         (
             "CMD-01",
             Connect,

@@ -2,6 +2,8 @@
 //!
 //! The collection stands beside the workspace and is no part of it.
 
+#![allow(clippy::print_stderr)]
+
 use smtp_proto::Mailbox;
 
 const VECTORS: &str = concat!(
@@ -12,6 +14,7 @@ const VECTORS: &str = concat!(
 #[test]
 fn valid_addresses_and_no_others() {
     let Ok(xml) = std::fs::read_to_string(VECTORS) else {
+        // Loudly: a test that finds no data proves nothing.
         eprintln!("NOT RUN: no isemail vectors at {VECTORS}");
         return;
     };

@@ -3,6 +3,8 @@
 //! Random commands, in any order, cut anywhere: each gets exactly one reply, in order, and the reply
 //! that the model says; and no message comes out that the model did not let through.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Session, config};

@@ -1,5 +1,7 @@
 //! Sessions of the server connection as data: `transcripts/server/README.md` says how they read.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Session, config, unescape};

@@ -170,7 +170,11 @@ impl Connection {
                 (self.chunk_decoder(&envelope), 0, true)
             }
             State::Envelope(_) => {
-                let text = "No valid recipients; send MAIL and RCPT first";
+                let text = if offered {
+                    "No valid recipients; send MAIL and RCPT first"
+                } else {
+                    "BDAT was not offered; send EHLO first"
+                };
                 self.stray_chunk(size, last, text);
                 return Ok(Some(Event::Reset));
             }

@@ -7,7 +7,7 @@
 //! | MAIL local part | `refuse` | 553; `nodata`: 451 at DATA; `nomid`: 452 at the first octets; `noend`: 554 at the end |
 //! | RCPT local part | `refuse` | 550; `later`: 450 |
 //! | AUTH | PLAIN `\0u\0p` | 235, anything else 535; LOGIN `u`, `p` by two challenges |
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::sync::Arc;
 
