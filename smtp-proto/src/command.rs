@@ -272,7 +272,8 @@ impl<'a> Command<'a> {
     }
 }
 
-/// RFC 5321 §4.1.1: "servers SHOULD tolerate trailing white space".
+/// RFC 5321 §4.1.1: "SMTP receivers SHOULD tolerate trailing white space before the terminating
+/// `<CRLF>`".
 fn printable(args: &[u8]) -> Result<&str, CommandError> {
     if args.iter().any(u8::is_ascii_control) {
         return Err(CommandError::Control);

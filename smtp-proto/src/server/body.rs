@@ -118,7 +118,7 @@ impl Connection {
                 Ok(_) if envelope.recipients == 0 => {
                     self.out_of_order("No valid recipients; send MAIL and RCPT first", wire);
                 }
-                // RFC 3030 §3: "the 503 reply code MUST be returned".
+                // RFC 3030 §3: DATA after BODY=BINARYMIME gets a 503.
                 Ok(_) if envelope.binary => {
                     self.out_of_order("BINARYMIME needs BDAT; start again with MAIL", wire);
                 }
@@ -132,7 +132,7 @@ impl Connection {
                     return Some(Event::Data { chunked: false });
                 }
             },
-            // RFC 3030 §2: "DATA ... after a BDAT command ... MUST be rejected with a 503".
+            // RFC 3030 §2: "The DATA and BDAT commands cannot be used in the same transaction".
             State::Chunked(_) => self.out_of_order("Not after BDAT; start again with MAIL", wire),
             State::Idle | State::Body(_) | State::Discard(_) | State::Response => {
                 self.out_of_order("Send MAIL and RCPT first", wire);

@@ -90,7 +90,7 @@ impl Config {
         if tls {
             offered = offered.without(Extension::StartTls);
         } else {
-            // RFC 8689 §2: "MUST only be offered after STARTTLS".
+            // RFC 8689 §2: it means nothing on a hop without TLS.
             offered = offered.without(Extension::RequireTls);
         }
         if self.usable_mechanisms(tls).is_empty() {
