@@ -17,7 +17,7 @@ pub struct Credential {
     pub verifier: Option<Verifier>,
     /// What MAIL FROM and From: may be.
     pub senders: Vec<SenderPattern>,
-    /// Where it may connect from.
+    /// Where it may connect from; empty for anywhere.
     pub networks: Vec<IpNet>,
     /// Messages over time.
     pub rate: Option<Rate>,
@@ -45,7 +45,7 @@ impl Credential {
     /// Whether it may connect from this address.
     #[must_use]
     pub fn allows_from(&self, address: IpAddr) -> bool {
-        contains(&self.networks, address)
+        self.networks.is_empty() || contains(&self.networks, address)
     }
 }
 

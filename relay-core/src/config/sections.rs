@@ -114,9 +114,12 @@ pub(super) fn credential(section: &Table<'_, '_>) -> Option<Credential> {
     let verifier = section.value("verifier", &value::VERIFIER);
     let problem = "names nobody: the credential could not send";
     let senders = section.filled_list("senders", &value::SENDER, problem);
-    let networks = section
-        .list("networks", &value::NETWORK)
-        .unwrap_or_else(anywhere);
+    let networks = if section.has("networks") {
+        let problem = "names no network: the credential could not connect";
+        section.filled_list("networks", &value::NETWORK, problem)
+    } else {
+        anywhere()
+    };
     let rate = section.value("rate", &value::RATE);
     Some(Credential {
         name: name?,

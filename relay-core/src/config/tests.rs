@@ -405,6 +405,12 @@ fn a_credential_is_checked() {
     let secret = "name = \"a\"\nsenders = [\"*\"]\nverifier = \"hunter2\"";
     one_error(&credential(secret), "4: credential.verifier", &["RFC 5803"]);
     assert!(!errors(&credential(secret))[0].contains("hunter2"));
+    let nowhere = "name = \"a\"\nsenders = [\"*\"]\nnetworks = []";
+    one_error(
+        &credential(nowhere),
+        "4: credential.networks",
+        &["names no network"],
+    );
     let twice = PRINTERS.repeat(2);
     one_error(
         &twice,

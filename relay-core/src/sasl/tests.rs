@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::rng::Rng;
 
@@ -427,4 +429,58 @@ fn digests_tell_names_and_passwords_apart() {
     let password = generate_password(&mut rng);
     assert_eq!(password.len(), 32);
     assert_ne!(password, generate_password(&mut rng));
+}
+
+proptest! {
+    /// Whatever a client sends, nobody is let in without the secret, and nothing panics.
+    #[test]
+    fn no_bytes_are_accepted_by_chance(
+        mechanism in prop::sample::select(Mechanism::ALL.to_vec()),
+        bound in any::<bool>(),
+        responses in prop::collection::vec(
+            prop_oneof![
+                any::<Vec<u8>>(),
+                "[nyp]=?(tls-exporter)?,(a=[a-z=,2C3D]{0,4})?,n=[a-z=,]{0,5},r=[!-~]{0,9}(,m=1)?".prop_map(String::into_bytes),
+                "c=(biws|eSws),r=[!-~]{0,40},p=[A-Za-z0-9+/=]{0,48}".prop_map(String::into_bytes),
+            ],
+            1..5,
+        ),
+    ) {
+        let binding = bound.then_some([5; 32]);
+        let mut rng = Rng::from_number(3);
+        let mut responses = responses.iter();
+        let initial = responses.next().map(Vec::as_slice);
+        let (mut server, mut step) = Server::start(mechanism, binding, initial);
+        loop {
+            step = match step {
+                Step::Challenge(_) => match responses.next() {
+                    Some(response) => server.step(response),
+                    None => break,
+                },
+                Step::Credential { .. } => server.credential(Some(&rfc7677_verifier()), &decoy(), &mut rng),
+                Step::Accepted { name } => panic!("{name} was let in"),
+                Step::Password { .. } | Step::Failed(_) => break,
+            };
+        }
+    }
+
+    #[test]
+    fn no_challenge_upsets_the_client(
+        mechanism in prop::sample::select(Mechanism::ALL.to_vec()),
+        challenges in prop::collection::vec(
+            prop_oneof![
+                any::<Vec<u8>>(),
+                "r=[!-~]{0,30},s=[A-Za-z0-9+/=]{0,12},i=[0-9]{1,4}".prop_map(String::into_bytes),
+                "[ve]=[ -~]{0,50}".prop_map(String::into_bytes),
+            ],
+            0..4,
+        ),
+    ) {
+        let mut rng = Rng::from_number(3);
+        let (mut client, _) = Client::start(mechanism, "u", "p", Some(&[5; 32]), &mut rng);
+        let went_well = challenges.iter().all(|challenge| client.respond(challenge).is_ok());
+        let believed = client.finish().is_ok();
+        // A server that does not know the password is never believed where the mechanism can tell.
+        prop_assert!(mechanism.shows_password() || !believed || !went_well);
+    }
 }
