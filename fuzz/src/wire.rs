@@ -183,6 +183,12 @@ enum Seen {
     Event(String),
 }
 
+impl Served {
+    fn ends_in_start_tls(&self) -> bool {
+        self.events.last() == Some(&Seen::Event("StartTls".into()))
+    }
+}
+
 /// Serves with small limits, from within TLS if the refusals say so.
 fn serve(bytes: &[u8], len: usize, refusals: u8) -> Served {
     let mut config = server::Config::new(Domain::parse("mx.example").expect("a domain"))
@@ -208,17 +214,15 @@ fn serve(bytes: &[u8], len: usize, refusals: u8) -> Served {
                     piece = &piece[used..];
                     judge(&mut smtp, event, refusals, &mut served);
                 }
+                // Text after STARTTLS is found before the event or after its verdict, as the cut has it.
+                Err(server::Fatal::ClearTextAfterStartTls) => return Served::default(),
                 Err(why) => {
                     served.fatal = Some(why);
-                    if why == server::Fatal::ClearTextAfterStartTls {
-                        // Found before the event or after its verdict, as the cut has it.
-                        served
-                            .events
-                            .retain(|seen| *seen != Seen::Event("StartTls".into()));
-                        served.wire.clear();
-                    }
                     return served;
                 }
+            }
+            if served.ends_in_start_tls() {
+                return Served::default();
             }
         }
     }
