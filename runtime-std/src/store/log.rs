@@ -1,28 +1,18 @@
-//! The log: what the writer does, one step after another, with no thread and no clock.
+//! The log: all that the writer knows, and the steps by which segments are opened, ended and emptied.
 //!
-//! ```text
-//!  commit:  take what fits ─▶ extend the file if needed ─▶ one write ─▶ one sync ─▶ receipts
-//!                                   │ no room: Full          │ failed: sealed  │ failed: poisoned
-//! ```
-//!
-//! A group that failed is void: its places are noted as such, durably if the disk still allows it,
-//! before anybody hears of the failure, and its octets are never written over, so that nothing that
-//! was refused comes back after a restart. The next group starts in another segment, whose header must
-//! be synced first: that is the proof that the disk works again.
+//! It has no thread and no clock: `writer` calls it, and so may a simulator.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use relay_core::id::{MessageId, WriteId};
-use relay_core::queue::message::Body;
-use relay_core::queue::record::{
-    ALIGN, FileHeader, FileKind, HEADER_LEN, Note, Progress, Stamp, encode,
-};
+use relay_core::queue::record::{FileHeader, FileKind, Note, Progress};
 use relay_core::queue::store::{Place, StoreFailed, StoreMessage};
 
 use super::Options;
+use super::commit::Group;
 use super::disk::{self, Disk, Lock};
 use super::progress::ProgressLog;
 use super::segment::{PAGE, Segment, Slot, State, Table};
@@ -70,21 +60,6 @@ pub(super) enum Event {
     Discard(MessageId, Place),
 }
 
-/// Records that share one write and one sync.
-#[derive(Default)]
-struct Group {
-    /// The octets, from `start` in the active segment.
-    buf: Vec<u8>,
-    start: u32,
-    records: Vec<Member>,
-}
-
-struct Member {
-    id: MessageId,
-    offset: u32,
-    len: usize,
-}
-
 pub(super) struct Log {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) paths: Paths,
@@ -111,7 +86,7 @@ pub(super) struct Log {
     /// Why the last write failed, until one works.
     pub(super) trouble: Option<StoreFailed>,
     pub(super) recovered: bool,
-    group: Group,
+    pub(super) group: Group,
     pub(super) _lock: Box<dyn Lock>,
 }
 
@@ -162,295 +137,6 @@ impl Log {
             recovered: false,
             group: Group::default(),
             _lock: parts.lock,
-        }
-    }
-
-    /// Writes one group: what fits of `writes`, from the front. Each that leaves `writes` has its
-    /// receipt.
-    pub(super) fn commit(&mut self, writes: &mut VecDeque<Write>, receipts: &mut Vec<Receipt>) {
-        if let Err(failed) = self.prepare() {
-            receipts.extend(
-                writes
-                    .drain(..)
-                    .map(|write| (write.id, Err(failed.clone()))),
-            );
-            return;
-        }
-        let low = self.is_low();
-        let mut written = Vec::new();
-        while let Some(next) = writes.front() {
-            match self.admit(next, low) {
-                Ok(true) => written.push(next.id),
-                Ok(false) => break,
-                Err(failed) => receipts.push((next.id, Err(failed))),
-            }
-            writes.pop_front();
-        }
-        match self.write_group() {
-            Ok(places) => {
-                let places = places.into_iter().map(|(_, place)| Ok(place));
-                receipts.extend(written.into_iter().zip(places));
-            }
-            Err(failed) => {
-                receipts.extend(written.into_iter().map(|id| (id, Err(failed.clone()))));
-            }
-        }
-    }
-
-    /// There is an active segment afterwards.
-    fn prepare(&mut self) -> Result<(), StoreFailed> {
-        if !self.recovered {
-            return Err(StoreFailed::Broken(
-                "the queue was not recovered yet".to_owned(),
-            ));
-        }
-        let ready = if self.active.is_some() {
-            Ok(())
-        } else {
-            self.activate()
-        };
-        self.conclude(ready)
-    }
-
-    /// Remembers what `status` says and `upkeep` tries to mend.
-    fn conclude<T>(&mut self, result: Result<T, StoreFailed>) -> Result<T, StoreFailed> {
-        match &result {
-            Ok(_) => self.trouble = None,
-            Err(failed) => {
-                if self.trouble.as_ref() != Some(failed) {
-                    tracing::error!(error = %failed, "the store refuses messages");
-                }
-                self.trouble = Some(failed.clone());
-            }
-        }
-        result
-    }
-
-    /// Less is free than the reserve, even after giving back what nobody uses.
-    fn is_low(&mut self) -> bool {
-        loop {
-            match self.disk.free_space(&self.paths.queue) {
-                Ok(free) if free >= self.options.reserve => return false,
-                Ok(_) => {}
-                // Whether there is room will show.
-                Err(_) => return false,
-            }
-            let Some(slot) = self.free.pop() else {
-                return true;
-            };
-            self.remove_slot(slot);
-        }
-    }
-
-    /// Adds a message to the group; false if the group is full.
-    fn admit(&mut self, write: &Write, low: bool) -> Result<bool, StoreFailed> {
-        let StoreMessage { message, body } = &write.message;
-        // The relay's own reports may use the reserve: they are how senders learn of the trouble.
-        let own = message.origin.credential.is_none() && message.origin.peer.is_none();
-        if low && !own {
-            return Err(StoreFailed::Full);
-        }
-        if self.group.buf.len() >= self.options.group_max {
-            return Ok(false);
-        }
-        if !self.add(message.id, |buf, stamp| encode(buf, stamp, message, body))? {
-            return Ok(false);
-        }
-        match body {
-            Body::Memory(_) => {}
-            Body::Spooled => {
-                if let Err(failed) = self.spool.seal(message.id, message.size) {
-                    self.remove_last();
-                    return Err(failed);
-                }
-                self.spooled.insert(message.id);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Adds a record to the group; false if it must wait for the next group.
-    pub(super) fn add(
-        &mut self,
-        id: MessageId,
-        write: impl Fn(&mut Vec<u8>, Stamp),
-    ) -> Result<bool, StoreFailed> {
-        loop {
-            let Some((number, segment)) = self.active_segment() else {
-                return Err(StoreFailed::Broken("no segment is open".to_owned()));
-            };
-            let (start, fresh) = (segment.end, segment.end == PAGE);
-            self.group.start = start;
-            let at = self.group.buf.len();
-            let offset = start as usize + at;
-            let stamp = Stamp {
-                generation: number,
-                salt: self.salt,
-                batch: start,
-                moved_from: None,
-            };
-            write(&mut self.group.buf, stamp);
-            let len = self.group.buf.len() - at;
-            let padded = self.group.buf.len().next_multiple_of(ALIGN);
-            if start as usize + padded <= self.options.segment_size as usize {
-                self.group.buf.resize(padded, 0);
-                let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-                self.group.records.push(Member { id, offset, len });
-                return Ok(true);
-            }
-            self.group.buf.truncate(at);
-            if !self.group.records.is_empty() {
-                return Ok(false);
-            }
-            if fresh {
-                return Err(StoreFailed::Broken(format!(
-                    "a record of {len} octets is over the segment size of {}",
-                    self.options.segment_size
-                )));
-            }
-            self.seal();
-            let ready = self.activate();
-            self.conclude(ready)?;
-        }
-    }
-
-    fn remove_last(&mut self) {
-        if let Some(member) = self.group.records.pop() {
-            self.group
-                .buf
-                .truncate((member.offset - self.group.start) as usize);
-        }
-    }
-
-    fn active_segment(&mut self) -> Option<(u32, &mut Segment)> {
-        let number = self.active?;
-        self.segments
-            .get_mut(&number)
-            .map(|segment| (number, segment))
-    }
-
-    /// Writes and syncs the group. Says where each record is.
-    pub(super) fn write_group(&mut self) -> Result<Vec<(MessageId, Place)>, StoreFailed> {
-        let group = std::mem::take(&mut self.group);
-        let result = if group.records.is_empty() {
-            Ok(Vec::new())
-        } else {
-            self.put(&group)
-        };
-        let result = self.conclude_group(&group, result);
-        self.group = group;
-        self.group.records.clear();
-        self.group.buf.clear();
-        self.group.buf.shrink_to(1 << 20);
-        result
-    }
-
-    fn conclude_group(
-        &mut self,
-        group: &Group,
-        result: Result<Vec<(MessageId, Place)>, StoreFailed>,
-    ) -> Result<Vec<(MessageId, Place)>, StoreFailed> {
-        if group.records.is_empty() {
-            return result;
-        }
-        if result.is_err() {
-            for member in &group.records {
-                if self.spooled.remove(&member.id) {
-                    self.doomed.push(member.id);
-                }
-            }
-        }
-        self.conclude(result)
-    }
-
-    fn put(&mut self, group: &Group) -> Result<Vec<(MessageId, Place)>, StoreFailed> {
-        let end = group.start as usize + group.buf.len();
-        let end = u32::try_from(end.next_multiple_of(PAGE as usize)).unwrap_or(u32::MAX);
-        self.extend(end)?;
-        let Some((number, segment)) = self.active_segment() else {
-            return Err(StoreFailed::Broken("no segment is open".to_owned()));
-        };
-        let mut written = disk::write_all_at(&*segment.slot.file, &group.buf, group.start.into());
-        let padding = end as usize - group.start as usize - group.buf.len();
-        if written.is_ok() && padding > 0 {
-            let at = u64::from(end) - padding as u64;
-            written = disk::write_all_at(&*segment.slot.file, &[0; PAGE as usize][..padding], at);
-        }
-        if let Err(e) = written {
-            self.give_up(group, State::Sealed);
-            return Err(disk::failure("a segment file", &e));
-        }
-        if let Err(e) = segment.slot.file.sync_data() {
-            tracing::error!(segment = number, error = %e, "a sync failed: the file is not used again");
-            self.give_up(group, State::Poisoned);
-            return Err(disk::failure("the sync of a segment file", &e));
-        }
-        segment.end = end;
-        let place = |member: &Member| Place {
-            segment: number,
-            offset: member.offset,
-        };
-        group
-            .records
-            .iter()
-            .for_each(|member| segment.push(member.offset, member.len));
-        Ok(group
-            .records
-            .iter()
-            .map(|member| (member.id, place(member)))
-            .collect())
-    }
-
-    /// Makes the file at least `end` long, with zeros, a good deal at once: syncing octets that were
-    /// written before costs half as much as syncing new ones. No record is touched, so a failure for
-    /// want of room leaves nothing behind.
-    pub(super) fn extend(&mut self, end: u32) -> Result<(), StoreFailed> {
-        let (step, size) = (self.options.extent, self.options.segment_size);
-        let Some((_, segment)) = self.active_segment() else {
-            return Ok(());
-        };
-        if end <= segment.slot.len {
-            return Ok(());
-        }
-        let target = end
-            .div_ceil(step)
-            .saturating_mul(step)
-            .clamp(end, size.max(end));
-        let zeros = vec![0; (step as usize).min(1 << 18)];
-        while segment.slot.len < target {
-            let now = zeros.len().min((target - segment.slot.len) as usize);
-            disk::write_all_at(&*segment.slot.file, &zeros[..now], segment.slot.len.into())
-                .map_err(|e| disk::failure("growing a segment file", &e))?;
-            segment.slot.len += u32::try_from(now).unwrap_or(0);
-        }
-        Ok(())
-    }
-
-    /// Ends the active segment after a failure, and makes the group's places void.
-    fn give_up(&mut self, group: &Group, state: State) {
-        let Some(number) = self.active.take() else {
-            return;
-        };
-        if let Some(segment) = self.segments.get_mut(&number) {
-            segment.state = state;
-            group
-                .records
-                .iter()
-                .for_each(|member| segment.push_void(member.offset));
-        }
-        for member in &group.records {
-            self.note(&Note::Void {
-                place: Place {
-                    segment: number,
-                    offset: member.offset,
-                },
-            });
-        }
-        if let Err(e) = self.progress.sync() {
-            tracing::error!(
-                error = %e,
-                "messages were refused, but that could not be noted: after a crash they may be found"
-            );
         }
     }
 
@@ -592,6 +278,3 @@ impl Log {
         (used + free + self.progress.len(), live)
     }
 }
-
-// A record's header and its alignment are what the padding rules of this file count on.
-const _: () = assert!(HEADER_LEN == ALIGN && (PAGE as usize).is_multiple_of(ALIGN));

@@ -406,7 +406,7 @@ impl Log {
             .table
             .file(place.segment)
             .ok_or("its segment is gone")?;
-        super::read_record(&*file, place, self.salt).map_err(|e| e.to_string())
+        super::writer::read_record(&*file, place, self.salt).map_err(|e| e.to_string())
     }
 
     /// Makes room for one more group in the active segment, or says why there is none.
