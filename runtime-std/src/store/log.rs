@@ -71,6 +71,8 @@ pub(super) struct Log {
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) active: Option<u32>,
     pub(super) free: Vec<Slot>,
+    /// Slots whose files could not be removed yet.
+    pub(super) unremoved: Vec<Slot>,
     pub(super) next_segment: u32,
     pub(super) next_slot: u32,
     pub(super) progress: ProgressLog,
@@ -124,6 +126,7 @@ impl Log {
             segments: parts.segments,
             active: None,
             free: parts.free,
+            unremoved: Vec::new(),
             next_segment: parts.next_segment,
             next_slot: parts.next_slot,
             progress_base: parts.progress.len(),
@@ -205,6 +208,7 @@ impl Log {
             return Err(disk::failure("the header of a segment file", &e));
         }
         let slot = Slot {
+            was: None,
             len: slot.len.max(PAGE),
             ..slot
         };
@@ -217,23 +221,30 @@ impl Log {
 
     fn new_slot(&mut self) -> io::Result<Slot> {
         let number = self.next_slot;
+        // Whatever comes of it: what cannot be made durable now may not go away either.
+        self.next_slot += 1;
         let path = self.paths.slot(number);
         let file = self.disk.create(&path)?;
         if let Err(e) = self.disk.sync_dir(&self.paths.queue) {
             let _ = self.disk.unlink(&path);
             return Err(e);
         }
-        self.next_slot += 1;
         Ok(Slot {
             number,
             file,
+            was: None,
             len: 0,
         })
     }
 
-    pub(super) fn remove_slot(&self, slot: Slot) {
-        if let Err(e) = self.disk.unlink(&self.paths.slot(slot.number)) {
-            tracing::warn!(slot = slot.number, error = %e, "a segment file was not removed");
+    /// Removes a file in which nothing counts.
+    pub(super) fn remove_slot(&mut self, slot: Slot) {
+        match self.disk.unlink(&self.paths.slot(slot.number)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(slot = slot.number, error = %e, "a segment file cannot be removed now");
+                self.unremoved.push(slot);
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 

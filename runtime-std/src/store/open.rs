@@ -11,7 +11,7 @@ use relay_core::queue::record::{FileHeader, FileKind, Invalid, Note};
 use super::disk::{self, Disk, Lock, LockError};
 use super::log::{Parts, Paths};
 use super::progress::{self, ProgressLog};
-use super::recover::{Notes, PART};
+use super::recover::Notes;
 use super::scan;
 use super::segment::{PAGE, Segment, Slot, State};
 use super::{OpenError, Options};
@@ -34,12 +34,20 @@ pub(super) fn open(
         .list(&paths.queue)
         .map_err(|e| OpenError::io(&paths.queue, e))?;
     let salt = identity(disk, paths, options, &names)?;
-    let (mut segments, free, next_slot) = slots(disk, paths, options, salt, &names)?;
+    let (mut segments, mut free, next_slot) = slots(disk, paths, options, salt, &names)?;
     let (progress, mut notes, intact) = read_progress(disk, paths, salt, &names)?;
     let newest = segments.keys().next_back().copied().unwrap_or(0);
     let mut next_segment = newest.max(notes.opened).saturating_add(1);
     if !intact && !segments.is_empty() {
         next_segment = next_segment.saturating_add(NUMBER_JUMP);
+    }
+    for number in &notes.emptied {
+        if let Some(segment) = segments.remove(number) {
+            free.push(Slot {
+                was: Some(*number),
+                ..segment.slot
+            });
+        }
     }
     for (number, segment) in &mut segments {
         segment.noted_end = notes.synced.get(number).copied().unwrap_or(0);
@@ -52,7 +60,7 @@ pub(super) fn open(
     let quarantined = quarantined.map_err(|e| OpenError::io(&paths.quarantine, e))?;
     let quarantined = quarantined
         .iter()
-        .filter(|name| !name.ends_with(PART))
+        .filter(|name| !name.contains('.'))
         .count() as u64;
     let parts = Parts {
         salt,
@@ -207,7 +215,12 @@ fn slots(
             Some(header) => Some(header.number),
             None => scan::guess_segment(&*file, salt).map_err(io)?,
         };
-        let slot = Slot { number, file, len };
+        let slot = Slot {
+            number,
+            file,
+            was: None,
+            len,
+        };
         match segment {
             Some(segment) if segments.contains_key(&segment) => {
                 tracing::error!(path = %path.display(), segment, "two files are the same segment; this one is left alone");

@@ -34,6 +34,8 @@ pub(super) struct Notes {
     pub(super) voids: BTreeMap<u32, BTreeSet<u32>>,
     /// How far each segment was synced.
     pub(super) synced: BTreeMap<u32, u32>,
+    /// Segments in which nothing counts.
+    pub(super) emptied: BTreeSet<u32>,
     /// The highest segment number that was used.
     pub(super) opened: u32,
     /// Where in the log the notes of each message are.
@@ -50,6 +52,9 @@ impl Notes {
                     .or_default()
                     .insert(place.offset);
             }
+            Note::Emptied { segment } => {
+                self.emptied.insert(*segment);
+            }
             Note::Opened { segment } => self.opened = self.opened.max(*segment),
             Note::Synced { end } => {
                 let known = self.synced.entry(end.segment).or_default();
@@ -65,8 +70,14 @@ impl Notes {
     }
 }
 
-/// Names in the quarantine that end so are not whole.
-pub(super) const PART: &str = ".part";
+/// What recovery finds that was not simply written.
+#[derive(Default)]
+struct Oddities {
+    /// Records that are copies of records that are still there.
+    copies: BTreeSet<Place>,
+    /// Records were lost.
+    damaged: bool,
+}
 
 impl Log {
     /// Reads all segments and hands every live message to `each`, the oldest first. Nothing can be
@@ -78,31 +89,54 @@ impl Log {
     ) -> Result<ControlFlow<()>, LoadFailed> {
         let failed = |e: io::Error| LoadFailed::Io(format!("the queue directory: {e}"));
         self.spooled.clear();
-        let mut copies = BTreeSet::new();
+        let mut oddities = Oddities::default();
         let numbers: Vec<u32> = self.segments.keys().copied().collect();
         for number in numbers {
             let flow = self
-                .recover_segment(number, notes, &mut copies, each)
+                .recover_segment(number, notes, &mut oddities, each)
                 .map_err(failed)?;
             if flow.is_break() {
                 return Ok(flow);
             }
         }
-        for message in self.spool.list().map_err(failed)? {
-            if !self.spooled.contains(&message) {
-                tracing::info!(id = %message, "a spool file without a message is removed");
-                self.spool.remove(message);
-            }
+        for place in oddities.copies {
+            self.note(&Note::Void { place });
         }
+        self.sort_out_spool(oddities.damaged).map_err(failed)?;
         self.recovered = true;
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Removes spool files without a message: bodies that were arriving. But if records were lost to
+    /// damage, one of them may have been theirs: then they go to the quarantine.
+    fn sort_out_spool(&self, damaged: bool) -> io::Result<()> {
+        for message in self.spool.list()? {
+            if self.spooled.contains(&message) {
+                continue;
+            }
+            if !damaged {
+                tracing::info!(id = %message, "a spool file without a message is removed");
+                self.spool.remove(message);
+            } else {
+                self.quarantine_body(message);
+            }
+        }
+        Ok(())
+    }
+
+    fn quarantine_body(&self, message: MessageId) {
+        let path = self.paths.spool.join(message.to_string());
+        let kept = self.paths.quarantine.join(format!("{message}.body"));
+        if let Err(e) = self.disk.rename(&path, &kept) {
+            tracing::warn!(id = %message, error = %e, "a body was not moved to the quarantine");
+        }
     }
 
     fn recover_segment(
         &mut self,
         number: u32,
         notes: &Notes,
-        copies: &mut BTreeSet<Place>,
+        oddities: &mut Oddities,
         each: &mut dyn FnMut(Recovered) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         let Some(old) = self.segments.remove(&number) else {
@@ -119,7 +153,7 @@ impl Log {
                 segment: number,
                 offset: found.offset,
             };
-            if notes.is_void(place) || self.is_copy(&found, place, copies) {
+            if notes.is_void(place) || self.is_copy(&found, place, &mut oddities.copies) {
                 segment.push_void(found.offset);
                 return Ok(ControlFlow::Continue(()));
             }
@@ -155,6 +189,7 @@ impl Log {
                 .into_iter()
                 .filter(|damage| !was_void(damage)),
         );
+        oddities.damaged |= !damage.is_empty();
         for damage in damage {
             segment.keep |= !self.quarantine(&*file, number, damage);
         }
@@ -197,9 +232,7 @@ impl Log {
             self.spooled.insert(message.id);
             return Ok(Some(message));
         }
-        let body = self.paths.quarantine.join(format!("{}.body", message.id));
-        let path = self.paths.spool.join(message.id.to_string());
-        let _ = self.disk.rename(&path, &body);
+        self.quarantine_body(message.id);
         damage.push(found.as_damage());
         Ok(None)
     }
@@ -229,7 +262,7 @@ impl Log {
         tracing::error!(
             segment, offset = damage.from, octets = damage.to - damage.from,
             id, path = %path.display(),
-            "a record in the queue is damaged; it is kept in the quarantine and not delivered"
+            "a part of the queue is damaged; it is kept in the quarantine, and what was in it is not delivered"
         );
         self.quarantined += 1;
         let copied = self.copy_aside(file, damage, &path);
@@ -240,7 +273,7 @@ impl Log {
     }
 
     fn copy_aside(&self, file: &dyn DiskFile, damage: Damage, path: &Path) -> io::Result<()> {
-        let part = path.with_extension(&PART[1..]);
+        let part = path.with_extension("part");
         remove_if_there(&*self.disk, &part)?;
         let copy = self.disk.create(&part)?;
         let mut bytes = vec![0; 1 << 18];

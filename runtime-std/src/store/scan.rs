@@ -196,7 +196,8 @@ impl<'a> Window<'a> {
         let len = len.min((self.len - pos.min(self.len)) as usize);
         let loaded = pos >= self.start && (pos - self.start) as usize + len <= self.bytes.len();
         if !loaded {
-            self.bytes.resize(len.max(WINDOW), 0);
+            let ahead = WINDOW.min((self.len - pos.min(self.len)) as usize);
+            self.bytes.resize(len.max(ahead), 0);
             self.start = pos;
             let filled = disk::read_full_at(self.file, &mut self.bytes, pos.into())?;
             self.bytes.truncate(filled.max(len));

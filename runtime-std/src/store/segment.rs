@@ -35,6 +35,8 @@ pub(super) struct Slot {
     pub(super) number: u32,
     /// The open file.
     pub(super) file: Arc<dyn DiskFile>,
+    /// The segment that was in it last, if it is free: its records are still there to be read.
+    pub(super) was: Option<u32>,
     /// Its length: octets before it were written once.
     pub(super) len: u32,
 }

@@ -10,7 +10,7 @@ use relay_core::queue::store::{Place, StoreFailed, StoreSink};
 
 use super::log::Log;
 use super::progress::{self, ProgressLog};
-use super::segment::{PAGE, State};
+use super::segment::{PAGE, Slot, State};
 
 /// How many messages are asked for in one step of writing the progress log anew.
 const SNAPSHOT: usize = 256;
@@ -73,6 +73,9 @@ impl Log {
         if !self.recovered {
             return;
         }
+        for slot in std::mem::take(&mut self.unremoved) {
+            self.remove_slot(slot);
+        }
         if self.progress.broken().is_some() && self.rewrite.is_none() {
             self.start_rewrite();
         }
@@ -101,6 +104,7 @@ impl Log {
             || self.progress.broken().is_some()
             || self.trouble.is_some()
             || !self.doomed.is_empty()
+            || !self.unremoved.is_empty()
     }
 
     /// The last step: everything is made durable.
@@ -136,8 +140,12 @@ impl Log {
         }
     }
 
-    /// Gives back the files of sealed segments in which nothing is live.
+    /// Gives back the files of sealed segments in which nothing is live. A log that is not trusted may
+    /// not know that; the next one will.
     fn recycle(&mut self) {
+        if self.progress.broken().is_some() {
+            return;
+        }
         let empty = |state: State| state != State::Active;
         let numbers: Vec<u32> = self
             .segments
@@ -154,10 +162,15 @@ impl Log {
                 State::Poisoned => false,
                 State::Active | State::Sealed => segment.slot.len <= self.options.segment_size,
             };
+            self.note(&Note::Emptied { segment: number });
+            let slot = Slot {
+                was: Some(number),
+                ..segment.slot
+            };
             if reusable && self.free.len() < self.options.free_max {
-                self.free.push(segment.slot);
+                self.free.push(slot);
             } else {
-                self.remove_slot(segment.slot);
+                self.remove_slot(slot);
             }
         }
     }
@@ -177,6 +190,14 @@ impl Log {
                 log.add(&Note::Opened {
                     segment: self.next_segment.saturating_sub(1),
                 });
+                for segment in self
+                    .free
+                    .iter()
+                    .chain(&self.unremoved)
+                    .filter_map(|slot| slot.was)
+                {
+                    log.add(&Note::Emptied { segment });
+                }
                 self.rewrite = Some(Rewrite {
                     log,
                     path,

@@ -33,6 +33,11 @@ pub enum Note {
         /// Where.
         place: Place,
     },
+    /// Every record of a segment is void: its file waits to be used again.
+    Emptied {
+        /// The number.
+        segment: u32,
+    },
     /// A segment with this number is about to be written: no earlier one has it.
     Opened {
         /// The number.
@@ -52,6 +57,7 @@ const STATE: u8 = 4;
 const VOID: u8 = 5;
 const OPENED: u8 = 6;
 const SYNCED: u8 = 7;
+const EMPTIED: u8 = 8;
 
 impl Note {
     /// Appends the note in its frame. `seed` is the same for one log and unknown to peers, whose words
@@ -95,6 +101,10 @@ impl Note {
         match self {
             Self::Progress { message, progress } => write_progress(writer, *message, progress),
             Self::Void { place } => write_place(writer, VOID, *place),
+            Self::Emptied { segment } => {
+                writer.u8(EMPTIED);
+                writer.u32(*segment);
+            }
             Self::Opened { segment } => {
                 writer.u8(OPENED);
                 writer.u32(*segment);
@@ -107,6 +117,9 @@ impl Note {
         Ok(match reader.u8()? {
             VOID => Self::Void {
                 place: read_place(reader)?,
+            },
+            EMPTIED => Self::Emptied {
+                segment: reader.u32()?,
             },
             OPENED => Self::Opened {
                 segment: reader.u32()?,

@@ -142,6 +142,7 @@ fn note() -> impl Strategy<Value = Note> {
         }),
         place.clone().prop_map(|place| Note::Void { place }),
         any::<u32>().prop_map(|segment| Note::Opened { segment }),
+        any::<u32>().prop_map(|segment| Note::Emptied { segment }),
         place.prop_map(|end| Note::Synced { end }),
     ]
 }
