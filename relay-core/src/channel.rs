@@ -591,4 +591,4 @@ fn other(error: &std::io::Error) -> TlsFailure {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

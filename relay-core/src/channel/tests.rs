@@ -4,10 +4,11 @@ use super::*;
 
 const NOW: UnixTime = UnixTime::from_secs(1_780_000_000);
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+/// A root that signs certificates for tests.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::named("test root")
     }
 
@@ -20,14 +21,14 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn server(&self, name: &str) -> Arc<ServerTls> {
+    pub(crate) fn server(&self, name: &str) -> Arc<ServerTls> {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let leaf = params.signed_by(&key, &self.0).unwrap();
         ServerTls::new(vec![leaf.der().clone()], private(&key)).unwrap()
     }
 
-    fn client(&self) -> Arc<ClientTls> {
+    pub(crate) fn client(&self) -> Arc<ClientTls> {
         ClientTls::new(vec![self.0.der().clone()]).unwrap()
     }
 }

@@ -24,10 +24,17 @@ use crate::engine::{Ask, Refusal};
 impl Session {
     pub(super) fn admission_begins(&mut self) {
         match self.listener() {
-            Some(listener) if listener.proxy_protocol => self.state = State::Proxy,
+            Some(listener) if self.is_proxied(listener) => self.state = State::Proxy,
             Some(_) => self.ask_to_connect(),
             None => self.end(),
         }
+    }
+
+    /// Whether a PROXY header comes first. Of others than the proxies that are trusted none is believed:
+    /// they are clients like any.
+    fn is_proxied(&self, listener: &Listener) -> bool {
+        let ip = self.client_ip();
+        listener.proxy_protocol && listener.trusted_proxies.iter().any(|net| net.contains(&ip))
     }
 
     fn listener(&self) -> Option<&Listener> {

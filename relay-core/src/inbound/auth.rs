@@ -285,12 +285,21 @@ impl Session {
         credential.networks.is_empty() || credential.networks.iter().any(|net| net.contains(&ip))
     }
 
-    /// What stands in for a name that is not known: as costly as those that are.
+    /// What stands in for a name that is not known: as costly as those that are. Without a key of the
+    /// configuration it changes with each start of the relay.
     fn decoy(&self, key: &[u8; 32]) -> Decoy {
-        let verifier =
-            |credential: &Arc<Credential>| credential.verifier.as_ref()?.iterations().into();
-        let iterations = self.setup.config.credentials.iter().find_map(verifier);
-        let key = secret_digest(key, "decoy", "");
-        Decoy::new(key, iterations.unwrap_or(sasl::ITERATIONS_DEFAULT))
+        let config = &self.setup.config;
+        let verifiers = config
+            .credentials
+            .iter()
+            .filter_map(|credential| credential.verifier.as_ref());
+        let iterations = verifiers
+            .map(sasl::Verifier::iterations)
+            .max()
+            .unwrap_or(sasl::ITERATIONS_DEFAULT);
+        let key = config
+            .decoy_key
+            .unwrap_or_else(|| secret_digest(key, "decoy", ""));
+        Decoy::new(key, iterations)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! RFC 6409 §6.1 (who may send), RFC 5321 §4.5.1 (postmaster), §4.5.3.1.10 (how many recipients).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use smtp_proto::server::{Mail, Rcpt, Rejection};
@@ -139,42 +139,25 @@ fn postmaster(hostname: &Domain) -> Result<Mailbox, Refusal> {
 }
 
 /// Why mail to this address is not taken.
-fn check_recipient(to: &Mailbox, config: &Config) -> Result<(), Refusal> {
+pub(super) fn check_recipient(to: &Mailbox, config: &Config) -> Result<(), Refusal> {
     match to.host() {
         Host::Literal(literal) => check_literal(to, literal.ip(), config),
         Host::Domain(domain) => check_route(to, domain, config),
     }
 }
 
-/// An address literal chooses the host that we connect to: never one of our own.
+/// An address literal chooses the host that we connect to: never one that the configuration forbids,
+/// and never this one, whatever it says.
 fn check_literal(to: &Mailbox, ip: IpAddr, config: &Config) -> Result<(), Refusal> {
     let ip = ip.to_canonical();
-    let special = match ip {
-        IpAddr::V4(v4) => {
-            v4.is_unspecified() || v4.is_broadcast() || v4.octets()[0] == 0 || is_never_v4(v4)
+    let own = ip.is_loopback().then(|| format!("{ip} is this host"));
+    match own.or_else(|| config.delivery.prohibits(ip)) {
+        Some(why) => {
+            let text = format!("Mail to <{to}> is not taken: {why}");
+            Err(refuse(Rejection::permanent(550, 1, 2), text))
         }
-        IpAddr::V6(v6) => {
-            v6.is_unspecified()
-                || v6.is_loopback()
-                || v6.is_multicast()
-                || v6.is_unicast_link_local()
-        }
-    };
-    if special
-        || config
-            .delivery
-            .prohibited_hosts
-            .iter()
-            .any(|net| net.contains(&ip))
-    {
-        let text = format!("<{to}> is at an address that this relay never connects to");
-        return Err(refuse(Rejection::permanent(550, 1, 2), text));
+        None => Ok(()),
     }
-    Ok(())
-}
-
-fn is_never_v4(ip: Ipv4Addr) -> bool {
-    ip.is_loopback() || ip.is_multicast() || ip.is_link_local()
 }
 
 /// `user%elsewhere@our-name` and `elsewhere!user@our-name` ask us to relay by a route of the client's

@@ -4,6 +4,7 @@ mod admit;
 mod auth;
 pub mod body;
 mod content;
+pub mod direct;
 mod envelope;
 mod proxy;
 mod session;
@@ -69,3 +70,6 @@ pub enum Answer {
     /// To all else.
     Done,
 }
+
+#[cfg(test)]
+mod tests;

@@ -241,7 +241,7 @@ impl Session {
         };
         Received {
             helo: hello.map_or("", |hello| hello.name.as_str()),
-            peer: self.client_ip(),
+            peer: Some(self.client_ip()),
             hostname: &self.setup.config.hostname,
             id: transaction.id,
             extended: hello.is_some_and(|hello| hello.verb == HelloVerb::Ehlo),

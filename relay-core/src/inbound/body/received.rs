@@ -18,8 +18,8 @@ const HELO_MAX: usize = 255;
 pub struct Received<'a> {
     /// The name that the client gave in EHLO or HELO.
     pub helo: &'a str,
-    /// Its address.
-    pub peer: IpAddr,
+    /// Its address; none if the message came without a connection, from the program itself.
+    pub peer: Option<IpAddr>,
     /// Our name.
     pub hostname: &'a Domain,
     /// The message's id.
@@ -57,15 +57,20 @@ impl Received<'_> {
     }
 
     fn write(&self, out: &mut String) {
-        let helo = printable(self.helo);
+        let (hostname, id) = (self.hostname, self.id);
         // RFC 5321 §4.1.3: the tag that tells the families apart.
-        let peer = match self.peer.to_canonical() {
+        let peer = self.peer.map(|peer| match peer.to_canonical() {
             IpAddr::V4(ip) => format!("[{ip}]"),
             IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
-        };
-        let (hostname, protocol, id) = (self.hostname, self.protocol(), self.id);
-        out.push_str(&format!("Received: from {helo} ({peer})\r\n"));
-        out.push_str(&format!("\tby {hostname} with {protocol} id {id}"));
+        });
+        match peer {
+            Some(peer) => {
+                let (helo, protocol) = (printable(self.helo), self.protocol());
+                out.push_str(&format!("Received: from {helo} ({peer})\r\n"));
+                out.push_str(&format!("\tby {hostname} with {protocol} id {id}"));
+            }
+            None => out.push_str(&format!("Received: by {hostname} id {id}")),
+        }
         if let Some(recipient) = self
             .recipient
             .filter(|mailbox| self.smtputf8 || mailbox.is_ascii())

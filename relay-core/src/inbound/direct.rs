@@ -1,0 +1,159 @@
+//! Submission without a connection: a program that embeds the relay hands a message over.
+//!
+//! It goes through the same checks as one that comes by SMTP: the sender's addresses, the header block,
+//! the limits, loops. The steps:
+//!
+//! 1. Ask the engine [`Ask::Mail`](crate::engine::Ask::Mail) for an id.
+//! 2. [`prepare`] the message.
+//! 3. If [`Prepared::spool`] is there, append it to the spool file of that id.
+//! 4. Ask [`Ask::Submit`](crate::engine::Ask::Submit); on a refusal delete the spool file. After a
+//!    refusal of `prepare` or of the spool, ask [`Ask::Abandon`](crate::engine::Ask::Abandon).
+//!
+//! RFC 6409 §6 and §8.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smtp_proto::server::Rejection;
+use smtp_proto::{BodyType, MailParams, ReversePath};
+
+use super::body::Received;
+use super::content::{Content, Transaction};
+use super::envelope::{check_recipient, check_sender, refuse};
+use crate::config::{Config, Credential, SenderPattern};
+use crate::engine::{Refusal, Submission};
+use crate::id::MessageId;
+use crate::queue::message::{Origin, Recipient};
+use crate::time::Now;
+
+/// A message that a program hands over.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Who sends it; none for the program itself, which may send as anybody.
+    pub credential: Option<Arc<Credential>>,
+    /// The reverse-path.
+    pub from: ReversePath,
+    /// RET, ENVID, SMTPUTF8 and BODY; the default says nothing.
+    pub params: MailParams,
+    /// The recipients, at least one.
+    pub recipients: Vec<Recipient>,
+    /// Header fields, an empty line, the body. Lines may end in LF: each is made to end in CRLF, unless
+    /// `params` say BINARYMIME.
+    pub message: Vec<u8>,
+}
+
+/// A message that is in order.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What goes to the spool before the submission: all of the message, if it is large.
+    pub spool: Option<Bytes>,
+    /// What the engine is asked to keep.
+    pub submission: Box<Submission>,
+}
+
+/// Checks a message and writes the relay's header fields above it.
+///
+/// # Errors
+/// The refusal that a client would get by SMTP.
+pub fn prepare(
+    config: &Config,
+    draft: Draft,
+    id: MessageId,
+    now: Now,
+) -> Result<Prepared, Refusal> {
+    let origin = Origin {
+        credential: draft
+            .credential
+            .as_ref()
+            .map(|credential| credential.name.clone()),
+        peer: None,
+    };
+    let credential = draft.credential.unwrap_or_else(|| Arc::new(anybody()));
+    check_sender(&credential, &draft.from)?;
+    check_recipients(&draft.recipients, config)?;
+    let binary = draft.params.body == Some(BodyType::BinaryMime);
+    let message = if binary {
+        Cow::Borrowed(draft.message.as_slice())
+    } else {
+        with_crlf(&draft.message)
+    };
+    let size_max = config.limits.message_size;
+    if message.len() as u64 > size_max {
+        let text = format!("Message too large; the limit is {size_max} octets");
+        return Err(refuse(Rejection::TOO_LARGE, text));
+    }
+    let mut transaction = Transaction::new(id, draft.from, draft.params, credential);
+    transaction.recipients = draft.recipients;
+    let received = Received {
+        helo: "",
+        peer: None,
+        hostname: &config.hostname,
+        id,
+        extended: true,
+        tls: None,
+        authenticated: false,
+        smtputf8: transaction.params.smtputf8,
+        recipient: None,
+        time: now.unix,
+    };
+    let mut content = Content::new(Some(message.len() as u64));
+    content.push(&message, &transaction.credential, &received)?;
+    let spilled = content.spill();
+    let (last, submission) = content.finish(&transaction, origin, &received)?;
+    let spool = match (spilled, last) {
+        (Some(spilled), Some(last)) => Some([spilled, last].concat().into()),
+        (spilled, last) => spilled.or(last),
+    };
+    Ok(Prepared { spool, submission })
+}
+
+/// Whom the program itself sends as.
+fn anybody() -> Credential {
+    Credential {
+        name: String::new(),
+        verifier: None,
+        senders: vec![SenderPattern::Any],
+        networks: Vec::new(),
+        rate: None,
+    }
+}
+
+fn check_recipients(recipients: &[Recipient], config: &Config) -> Result<(), Refusal> {
+    if recipients.is_empty() {
+        let why = Rejection::permanent(554, 5, 1);
+        return Err(refuse(why, "The message has no recipient".into()));
+    }
+    if recipients.len() > config.limits.recipients {
+        let text = format!(
+            "More than {} recipients; send the rest apart",
+            config.limits.recipients
+        );
+        return Err(refuse(Rejection::TOO_MANY_RECIPIENTS, text));
+    }
+    recipients
+        .iter()
+        .try_for_each(|recipient| check_recipient(&recipient.to, config))
+}
+
+/// Each CR or LF that stands alone becomes CRLF, and the last line is ended. RFC 5321 §2.3.8.
+fn with_crlf(message: &[u8]) -> Cow<'_, [u8]> {
+    let ends = memchr::memchr2_iter(b'\r', b'\n', message);
+    let is_bare = |at: usize| match message[at] {
+        b'\r' => message.get(at + 1) != Some(&b'\n'),
+        _ => at == 0 || message[at - 1] != b'\r',
+    };
+    let mut bare = ends.filter(|&at| is_bare(at)).peekable();
+    if bare.peek().is_none() {
+        return Cow::Borrowed(message);
+    }
+    let mut text = Vec::with_capacity(message.len() + message.len() / 32);
+    let mut from = 0;
+    for at in bare {
+        text.extend_from_slice(&message[from..at]);
+        text.extend_from_slice(b"\r\n");
+        from = at + 1;
+    }
+    text.extend_from_slice(&message[from..]);
+    Cow::Owned(text)
+}

@@ -1,0 +1,102 @@
+use smtp_proto::{MailParams, ReversePath};
+
+use super::*;
+use crate::inbound::direct::{Draft, Prepared, prepare};
+use crate::queue::message::{BODY_MEMORY_MAX, Recipient};
+
+fn draft(message: &str) -> Draft {
+    Draft {
+        credential: None,
+        from: ReversePath::parse("<a@example.com>").unwrap(),
+        params: MailParams::default(),
+        recipients: vec![recipient("b@example.net")],
+        message: message.into(),
+    }
+}
+
+fn recipient(address: &str) -> Recipient {
+    Recipient {
+        to: address.parse().unwrap(),
+        notify: None,
+        orcpt: None,
+    }
+}
+
+fn try_prepare(draft: Draft) -> Result<Prepared, Refusal> {
+    let now = Now {
+        instant: Instant::default(),
+        unix: UnixTime::from_secs(1_795_471_531),
+    };
+    prepare(
+        &config(ListenerTls::None),
+        draft,
+        MessageId::from_u64(1),
+        now,
+    )
+}
+
+#[test]
+fn a_programs_message_gets_what_one_by_smtp_gets() {
+    let prepared = try_prepare(draft(
+        "From: x@anything.example\nBcc: c@d\nSubject: s\n\nbody\rend",
+    ));
+    let Prepared { spool, submission } = prepared.unwrap();
+    assert!(spool.is_none());
+    let Body::Memory(bytes) = &submission.body else {
+        panic!("it is small");
+    };
+    assert_eq!(
+        std::str::from_utf8(bytes).unwrap(),
+        "Received: by relay.example.com id 0000000000001;\r\n\
+         \tMon, 23 Nov 2026 22:05:31 +0000\r\n\
+         Message-ID: <0000000000001@relay.example.com>\r\n\
+         Date: Mon, 23 Nov 2026 22:05:31 +0000\r\n\
+         From: x@anything.example\r\nSubject: s\r\n\r\nbody\r\nend\r\n"
+    );
+    assert_eq!(submission.size, bytes.len() as u64);
+    assert_eq!(submission.origin.credential, None);
+}
+
+#[test]
+fn a_large_message_is_for_the_spool() {
+    let body = "0123456\r\n".repeat(BODY_MEMORY_MAX / 9);
+    let prepared = try_prepare(draft(&format!("From: a@example.com\r\n\r\n{body}"))).unwrap();
+    assert_eq!(prepared.submission.body, Body::Spooled);
+    let spool = prepared.spool.unwrap();
+    assert_eq!(spool.len() as u64, prepared.submission.size);
+    assert!(spool.ends_with(body.as_bytes()));
+}
+
+#[test]
+fn what_a_client_may_not_do_a_program_may_not_either() {
+    let good = "From: a@example.com\r\n\r\nx\r\n";
+    let of_app = |draft: Draft| Draft {
+        credential: Some(Arc::clone(&config(ListenerTls::None).credentials[0])),
+        ..draft
+    };
+    let mut nobody = draft(good);
+    nobody.recipients.clear();
+    let mut many = draft(good);
+    many.recipients = vec![recipient("b@example.net"); 6];
+    let mut loopback = draft(good);
+    loopback.recipients = vec![recipient("b@[127.0.0.1]")];
+    let mut other = of_app(draft(good));
+    other.from = ReversePath::parse("<a@example.org>").unwrap();
+    for (draft, codes) in [
+        (nobody, "554 5.5.1"),
+        (many, "452 4.5.3"),
+        (loopback, "550 5.1.2"),
+        (other, "553 5.7.1"),
+        (of_app(draft("From: a@example.org\r\n\r\n")), "553 5.7.1"),
+        (draft("Subject: x\r\n\r\n"), "550 5.6.0"),
+        (draft(""), "550 5.6.0"),
+        (draft("From: a@example.com\r\n\r\n\0"), "550 5.6.0"),
+        (
+            draft(&format!("{good}{}", "x\r\n".repeat(400_000))),
+            "552 5.3.4",
+        ),
+    ] {
+        let refusal = try_prepare(draft).unwrap_err();
+        assert_eq!(refusal.why.to_string(), codes, "{}", refusal.text);
+    }
+}
