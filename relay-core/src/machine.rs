@@ -102,3 +102,7 @@ pub trait Machine {
 
 /// The most bytes that one [`Machine::poll_output`] appends to `wire`, but for TLS record overhead.
 pub const BURST_MAX: usize = 64 * 1024;
+
+/// How long one burst may take to be written. A peer that reads nothing for so long is gone: hand in
+/// [`Input::WriteFailed`] with [`io::ErrorKind::TimedOut`]. RFC 5321 §4.5.3.2.5 (DATA block).
+pub const WRITE_MAX: std::time::Duration = std::time::Duration::from_secs(180);

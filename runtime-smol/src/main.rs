@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! `smtp-relay`: the relay on smol.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runtime_std::cli::main(&runtime_smol::threads::Smol)
+}

@@ -1,5 +1,10 @@
 //! Administration: requests and answers as data, and the HTTP/1.1 connection that carries them.
 
+pub mod api;
+pub mod http;
+
+pub use api::Origin;
+
 use crate::id::MessageId;
 
 /// Which messages.

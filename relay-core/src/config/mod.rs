@@ -36,7 +36,7 @@ pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
 pub use read::Place;
 pub use route::{DomainPattern, HostPort, Route};
-pub use value::{BadValue, parse_network};
+pub use value::{BadValue, parse_duration, parse_network};
 
 /// Everything that a relay is told. Made by parsing `relay.toml`, or by an embedder.
 #[derive(Clone)]

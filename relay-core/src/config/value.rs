@@ -86,6 +86,14 @@ pub fn parse_network(text: &str) -> Result<IpNet, BadValue> {
     NETWORK.read(text)
 }
 
+/// A duration, as `30m` or `1h30m`.
+///
+/// # Errors
+/// [`BadValue`] says what is allowed.
+pub fn parse_duration(text: &str) -> Result<Duration, BadValue> {
+    DURATION.read(text)
+}
+
 pub(super) const TEXT: Kind<String> = Kind {
     allowed: "text that is not empty, without control characters",
     parse: text,

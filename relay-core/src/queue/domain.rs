@@ -128,7 +128,12 @@ impl Domains {
 
     /// Forgets a domain that no job came to wait for, after its question was answered.
     pub(crate) fn forget_if_unused(&mut self, domain: u32) {
-        if self.entries[domain].jobs == 0 {
+        // A job that was settled on the way may have taken its domain with it.
+        if self
+            .entries
+            .get_mut(domain)
+            .is_some_and(|entry| entry.jobs == 0)
+        {
             self.forget(domain);
         }
     }

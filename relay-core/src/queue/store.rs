@@ -93,6 +93,13 @@ pub struct Recovered {
 /// `write` and `note` never block on the disk; the others may, and an async runtime calls them where
 /// blocking is allowed.
 pub trait Store: Send + Sync + 'static {
+    /// Starts writing, and tells `sink` what happens. Called once, after [`Store::recover`] and before
+    /// the first `write`.
+    ///
+    /// # Errors
+    /// What the system says if it has no thread to give.
+    fn start(&self, sink: Arc<dyn StoreSink>) -> std::io::Result<()>;
+
     /// Hands over a message. [`StoreSink::stored`] is called once for it: with its place after it is
     /// on stable storage, or with the reason why it is not.
     fn write(&self, write: WriteId, message: StoreMessage);

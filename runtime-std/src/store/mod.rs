@@ -93,18 +93,6 @@ impl SegmentStore {
         }))
     }
 
-    /// Starts the writer thread, which tells `sink` what happens. Call it once, after
-    /// [`Store::recover`].
-    ///
-    /// # Errors
-    /// What the system says if it has no thread to give.
-    pub fn start(&self, sink: Arc<dyn StoreSink>) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let thread = thread::Builder::new().name("store".to_owned());
-        *lock(&self.writer) = Some(thread.spawn(move || shared.run(&*sink))?);
-        Ok(())
-    }
-
     /// Does what the writer thread does in one round: for a runtime that has no threads. Never call
     /// it beside [`Self::start`], nor while holding what `sink` locks.
     pub fn step(&self, sink: &dyn StoreSink, tick: bool) -> Next {
@@ -125,6 +113,13 @@ impl Drop for SegmentStore {
 }
 
 impl Store for SegmentStore {
+    fn start(&self, sink: Arc<dyn StoreSink>) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name("store".to_owned());
+        *lock(&self.writer) = Some(thread.spawn(move || shared.run(&*sink))?);
+        Ok(())
+    }
+
     fn write(&self, write: WriteId, message: StoreMessage) {
         let mut waiting = lock(&self.shared.waiting);
         waiting.writes.push_back(Write { id: write, message });

@@ -1,0 +1,249 @@
+//! `queue`, `trace`, `status`, `reload`: what is asked of a running relay, shown as tables or JSON.
+
+use std::io::{self, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use relay_core::admin::{Action, QueueEntry, Selector, Status};
+use relay_core::events::DeliveryEvent;
+use serde_json::Value;
+
+use super::Failure;
+use super::client::{Client, ClientError};
+use super::credential::Format;
+
+/// `queue list`.
+pub(super) fn list(
+    client: &Client,
+    selector: &Selector,
+    limit: usize,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let mut entries: Vec<QueueEntry> = Vec::new();
+    while entries.len() < limit {
+        let mut query = format!("limit={}", (limit - entries.len()).min(500));
+        for (key, value) in [("domain", &selector.domain), ("sender", &selector.sender)] {
+            if let Some(value) = value {
+                query.push_str(&format!("&{key}={}", percent_encoded(value)));
+            }
+        }
+        if let Some(secs) = selector.older_than_secs {
+            query.push_str(&format!("&older_than_secs={secs}"));
+        }
+        if let Some(last) = entries.last() {
+            query.push_str(&format!("&after={}", last.id));
+        }
+        let page: Vec<QueueEntry> = client.get(&format!("/api/v1/queue?{query}"))?;
+        if page.is_empty() {
+            break;
+        }
+        entries.extend(page);
+    }
+    match format {
+        Format::Json => json(&entries, out)?,
+        Format::Text if entries.is_empty() => writeln!(out, "Nothing is queued that fits.")?,
+        Format::Text => writeln!(out, "{}", queue_table(&entries))?,
+    }
+    Ok(())
+}
+
+/// `queue show`.
+pub(super) fn show(
+    client: &Client,
+    id: &str,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let entry: QueueEntry = client.get(&format!("/api/v1/queue/{}", percent_encoded(id)))?;
+    match format {
+        Format::Json => json(&entry, out)?,
+        Format::Text => {
+            writeln!(out, "{}", queue_table(std::slice::from_ref(&entry)))?;
+            writeln!(out, "{} octets, expires {}", entry.size, entry.expires)?;
+        }
+    }
+    Ok(())
+}
+
+/// `queue retry`, `hold`, `release`, `bounce`, `remove`.
+pub(super) fn act(
+    client: &Client,
+    action: Action,
+    selector: &Selector,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let action = serde_json::to_value(action).map_err(io::Error::other)?;
+    let action = action.as_str().unwrap_or_default().to_owned();
+    let body = serde_json::to_vec(selector).map_err(io::Error::other)?;
+    let answer: Value = client.post(&format!("/api/v1/queue/{action}"), &body)?;
+    let messages = answer.get("messages").and_then(Value::as_u64).unwrap_or(0);
+    match format {
+        Format::Json => json(&answer, out)?,
+        Format::Text => writeln!(out, "{action}: {messages} message(s)")?,
+    }
+    if messages == 0 && selector.id.is_some() {
+        return Err(Failure::Said("no such message is queued".into()));
+    }
+    Ok(())
+}
+
+/// `trace`.
+pub(super) fn trace(
+    client: &Client,
+    id: &str,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let events: Vec<DeliveryEvent> =
+        client.get(&format!("/api/v1/trace/{}", percent_encoded(id)))?;
+    match format {
+        Format::Json => json(&events, out)?,
+        Format::Text => {
+            for event in &events {
+                writeln!(out, "{event}")?;
+            }
+            match client.get::<QueueEntry>(&format!("/api/v1/queue/{}", percent_encoded(id))) {
+                Ok(entry) => writeln!(out, "{}", queue_table(&[entry]))?,
+                Err(ClientError::Refused(404, _)) => writeln!(out, "No longer in the queue.")?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `status`.
+pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
+    let status: Status = client.get("/api/v1/status")?;
+    if format == Format::Json {
+        return Ok(json(&status, out)?);
+    }
+    writeln!(
+        out,
+        "{} has run for {}s: {} client connections, {} to receivers",
+        status.hostname, status.uptime_secs, status.sessions, status.deliveries
+    )?;
+    if let Some(why) = &status.store.refusing {
+        writeln!(out, "It accepts nothing: {why}")?;
+    }
+    let mut table = new_table(["recipients", "since the start"]);
+    for (name, count) in [
+        ("accepted", status.accepted),
+        ("found in the queue", status.recovered),
+        ("delivered", status.delivered),
+        ("bounced", status.bounced),
+        ("expired", status.expired),
+        ("removed", status.removed),
+        ("queued now", status.queued),
+        ("of these held", status.held),
+    ] {
+        table.add_row([name.to_owned(), count.to_string()]);
+    }
+    writeln!(out, "{table}")?;
+    if !status.lanes.is_empty() {
+        let mut table = new_table([
+            "destination",
+            "ready",
+            "waiting",
+            "connections",
+            "backed off",
+        ]);
+        for lane in &status.lanes {
+            table.add_row([
+                lane.name.clone(),
+                lane.ready.to_string(),
+                lane.waiting.to_string(),
+                lane.connections.to_string(),
+                lane.backed_off.clone().unwrap_or_default(),
+            ]);
+        }
+        writeln!(out, "{table}")?;
+    }
+    writeln!(
+        out,
+        "store: {} MiB on disk, {} MiB live, {} MiB free, {} damaged records",
+        status.store.disk_bytes >> 20,
+        status.store.live_bytes >> 20,
+        status.store.free_bytes >> 20,
+        status.store.quarantined
+    )?;
+    Ok(())
+}
+
+/// `reload`.
+pub(super) fn reload(client: &Client, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
+    let answer: Value = client.post("/api/v1/reload", b"{}")?;
+    if format == Format::Json {
+        return Ok(json(&answer, out)?);
+    }
+    let changed = answer
+        .get("changed")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    if changed.is_empty() {
+        writeln!(out, "Loaded; nothing in it differs.")?;
+    }
+    for change in changed {
+        writeln!(out, "changed: {}", change.as_str().unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+fn json(value: &(impl serde::Serialize + ?Sized), out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::other)?;
+    writeln!(out)
+}
+
+fn new_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header);
+    table
+}
+
+fn queue_table(entries: &[QueueEntry]) -> Table {
+    let mut table = new_table([
+        "id",
+        "from",
+        "accepted",
+        "destination",
+        "rcpts",
+        "tries",
+        "state",
+        "last reply",
+    ]);
+    for entry in entries {
+        for job in &entry.jobs {
+            let state = match &job.next {
+                Some(next) => format!("{} until {next}", job.state),
+                None => job.state.clone(),
+            };
+            table.add_row([
+                entry.id.clone(),
+                entry.from.clone().unwrap_or_default(),
+                entry.accepted.clone(),
+                job.domain.clone(),
+                job.recipients.to_string(),
+                job.attempts.to_string(),
+                state,
+                job.last.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    table
+}
+
+/// RFC 3986 §2.1: all but unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,560 @@
+//! The engine behind a lock, and the routing of its outputs: the same for every runtime.
+//!
+//! ```text
+//!  session / delivery / admin ──ask──▶ lock ▶ Engine::handle_input ▶ drain poll_output ▶ unlock
+//!        ▲                                                                 │
+//!        └──────── Slot (a thread blocks on it, a task awaits it) ◀────────┤
+//!                                             Store, Spawn, events ◀───────┘
+//! ```
+//!
+//! Outputs are routed while the lock is held, so that their order is the engine's. Each route is a push
+//! onto a queue; none waits.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::ControlFlow;
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::available_parallelism;
+
+use relay_core::admin::{AdminRequest, AdminResponse, http};
+use relay_core::bounce;
+use relay_core::config::Credential;
+use relay_core::dns::Resolver;
+use relay_core::engine::{
+    Answer, Ask, Engine, Input, Next, NotWritten, Output, ReportDue, Start, Submission,
+};
+use relay_core::events::DeliveryEvent;
+use relay_core::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
+use relay_core::inbound::{self, Session};
+use relay_core::outbound::{self, Delivery, Loaded as LoadedMessage, Report};
+use relay_core::queue::message::Body;
+use relay_core::queue::record::Progress;
+use relay_core::queue::store::{LoadFailed, Place, Store, StoreFailed, StoreSink};
+use relay_core::rng::Rng;
+use relay_core::time::Instant;
+
+use crate::clock::Clock;
+use crate::journal::{Journal, LogEvents};
+use crate::listen;
+use crate::load::{self, Loaded, Purpose};
+use crate::slot::Slot;
+use crate::store::{self, OpenError, SegmentStore, StdDisk};
+
+/// What differs between runtimes: how work is started. None of these may block.
+pub trait Spawn: Send + Sync + 'static {
+    /// Start a delivery.
+    fn delivery(&self, hub: &Arc<Hub>, id: DeliveryId, start: Box<Start>);
+
+    /// Find the mail exchangers of a domain, then hand in [`Input::Resolved`].
+    fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String);
+
+    /// Run something that may block on the disk.
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>);
+
+    /// Call [`Hub::input`] with [`Input::Timeout`] at this time instead of at the one given before.
+    fn timer(&self, at: Option<Instant>);
+}
+
+/// Receives every delivery event. Called with the engine's lock held: it must not block.
+pub trait EventSink: Send + Sync + 'static {
+    /// One event.
+    fn event(&self, event: &DeliveryEvent);
+}
+
+/// An embedder's own check of names and passwords, in the place of `[[credential]]` verifiers. Sessions
+/// offer PLAIN and LOGIN only then. It may block.
+pub trait CredentialCheck: Send + Sync + 'static {
+    /// The credential to act as, or none if name and password do not fit.
+    fn check(&self, name: &str, password: &str) -> Option<Arc<Credential>>;
+}
+
+/// What an embedder may replace or add.
+#[derive(Default)]
+pub struct Options {
+    /// A store of its own in the place of the segment log.
+    pub store: Option<Arc<dyn Store>>,
+    /// A credential check of its own; `Config::external_credentials` must be set too.
+    pub credential_check: Option<Arc<dyn CredentialCheck>>,
+    /// Who hears of every delivery event.
+    pub events: Vec<Arc<dyn EventSink>>,
+    /// How delivery events are logged.
+    pub log: LogEvents,
+    /// Where a reload finds the configuration; none if the embedder reloads by [`Hub::apply`].
+    pub load: Option<load::Options>,
+    /// Serve the admin API, on `data_dir/admin.sock` and on `Config::admin`.
+    pub admin: bool,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("log", &self.log)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a relay did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A socket, a thread or a pipe.
+    Io(io::Error),
+    /// The journal of delivery events.
+    Journal(io::Error),
+    /// The store: its directory, its lock, its files.
+    Store(OpenError),
+    /// The store's messages could not be read.
+    Recover(LoadFailed),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Journal(error) => {
+                write!(f, "cannot open the journal in data_dir/events: {error}")
+            }
+            Self::Store(error) => write!(f, "cannot open the queue: {error}"),
+            Self::Recover(error) => write!(f, "cannot read the queue: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The engine, who waits for it, and what carries out what it wants.
+pub struct Hub {
+    clock: Clock,
+    engine: Mutex<Engine>,
+    waiting: Mutex<Waiting>,
+    store: Arc<dyn Store>,
+    spawn: Box<dyn Spawn>,
+    events: Vec<Arc<dyn EventSink>>,
+    journal: Arc<Journal>,
+    loaded: Mutex<Arc<Loaded>>,
+    resolver: Mutex<Resolver>,
+    rng: Mutex<Rng>,
+    credential_check: Option<Arc<dyn CredentialCheck>>,
+    load: Option<load::Options>,
+    next_id: AtomicU64,
+    me: Weak<Self>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    sessions: HashMap<SessionId, Arc<Slot<Answer>>>,
+    deliveries: HashMap<DeliveryId, Arc<Slot<Next>>>,
+    admins: HashMap<AdminId, Arc<Slot<AdminResponse>>>,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// Opens the journal and the store, hands every recovered message to a new engine, and starts the
+    /// store. Deliveries of what was recovered start at once.
+    ///
+    /// # Errors
+    /// [`StartError`] names what could not be opened.
+    pub fn open(
+        loaded: Loaded,
+        options: Options,
+        spawn: Box<dyn Spawn>,
+    ) -> Result<Arc<Self>, StartError> {
+        let clock = Clock::new();
+        let config = Arc::clone(&loaded.config);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let mut rng = Rng::new(seed);
+        let journal = Journal::open(&config.data_dir, options.log).map_err(StartError::Journal)?;
+        let mut events = options.events;
+        events.push(Arc::clone(&journal) as Arc<dyn EventSink>);
+        let store = match options.store {
+            Some(store) => store,
+            None => SegmentStore::open(
+                &config.data_dir,
+                store::Options::default(),
+                Arc::new(StdDisk),
+            )
+            .map_err(StartError::Store)?,
+        };
+        let mut engine = Engine::new(Arc::clone(&config), clock.now(), rng.fork())
+            .with_turns(available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)));
+        store
+            .recover(&mut |recovered| {
+                engine.handle_input(clock.now(), Input::Recovered(Box::new(recovered)));
+                ControlFlow::Continue(())
+            })
+            .map_err(StartError::Recover)?;
+        let resolver = Resolver::new(&config.dns, config.delivery.ip_families, rng.fork());
+        let hub = Arc::new_cyclic(|me| Self {
+            clock,
+            engine: Mutex::new(engine),
+            waiting: Mutex::default(),
+            store,
+            spawn,
+            events,
+            journal,
+            loaded: Mutex::new(Arc::new(loaded)),
+            resolver: Mutex::new(resolver),
+            rng: Mutex::new(rng),
+            credential_check: options.credential_check,
+            load: options.load,
+            next_id: AtomicU64::new(1),
+            me: me.clone(),
+        });
+        hub.store.start(Arc::new(Sink(Arc::downgrade(&hub))))?;
+        hub.input(Input::StoreStatus(Box::new(hub.store.status())));
+        Ok(hub)
+    }
+
+    /// Binds what administrators connect to: the Unix socket, and the TCP address if one is configured.
+    ///
+    /// # Errors
+    /// Those of the system, with the address in the text.
+    pub fn bind_admin(&self) -> io::Result<(UnixListener, Option<TcpListener>)> {
+        let config = Arc::clone(&self.loaded().config);
+        let unix = listen::bind_admin(&config.data_dir)?;
+        Ok((unix, config.admin.map(listen::bind).transpose()?))
+    }
+
+    /// The clock that every input is stamped with.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// The configuration and what was loaded for it.
+    #[must_use]
+    pub fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&lock(&self.loaded))
+    }
+
+    /// Uses the resolver. Nothing else waits meanwhile but other look-ups.
+    pub fn with_resolver<T>(&self, use_it: impl FnOnce(&mut Resolver) -> T) -> T {
+        use_it(&mut lock(&self.resolver))
+    }
+
+    /// Loads the configuration and the certificates anew, and puts them in force. Says what changed.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them; nothing changed then.
+    pub fn reload(&self) -> Result<Vec<String>, String> {
+        let Some(options) = &self.load else {
+            return Err("this relay was started by a program, which alone can reload it".into());
+        };
+        let loaded = load::load(options, Purpose::Reload).map_err(|error| error.to_string())?;
+        Ok(self.apply(loaded))
+    }
+
+    /// Puts a loaded configuration in force, for new sessions and deliveries. Listeners and the data
+    /// directory stay as they are. Says what changed.
+    pub fn apply(&self, loaded: Loaded) -> Vec<String> {
+        let config = Arc::clone(&loaded.config);
+        let old = std::mem::replace(&mut *lock(&self.loaded), Arc::new(loaded));
+        self.with_resolver(|resolver| {
+            resolver.reconfigure(&config.dns, config.delivery.ip_families);
+        });
+        self.input(Input::Reload(Arc::clone(&config)));
+        old.config.diff(&config)
+    }
+
+    /// Hands one input to the engine and routes what comes of it.
+    pub fn input(&self, input: Input) {
+        self.inputs(std::iter::once(input));
+    }
+
+    /// Hands in several inputs under one lock.
+    pub fn inputs(&self, inputs: impl IntoIterator<Item = Input>) {
+        let mut engine = lock(&self.engine);
+        let now = self.clock.now();
+        for input in inputs {
+            engine.handle_input(now, input);
+        }
+        while let Some(output) = engine.poll_output() {
+            self.route(output);
+        }
+    }
+
+    /// Looks at the engine without giving it an input.
+    pub fn with_engine<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
+        look(&lock(&self.engine))
+    }
+
+    /// A new session for a client's connection, and the slot where the engine's answers to it arrive.
+    pub fn open_session(
+        &self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        listener: usize,
+    ) -> (Session, SessionId, Arc<Slot<Answer>>) {
+        let (id, slot) = self.open_slot();
+        let loaded = self.loaded();
+        let setup = inbound::Setup {
+            id,
+            peer,
+            local,
+            listener,
+            config: Arc::clone(&loaded.config),
+            tls: Arc::clone(&loaded.tls),
+        };
+        let rng = lock(&self.rng).fork();
+        (Session::new(setup, self.clock.now(), rng), id, slot)
+    }
+
+    /// A session's id and slot without a connection, to submit in-process.
+    pub fn open_slot(&self) -> (SessionId, Arc<Slot<Answer>>) {
+        let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let slot = Slot::new();
+        lock(&self.waiting).sessions.insert(id, Arc::clone(&slot));
+        (id, slot)
+    }
+
+    /// Asks for a session; the answer arrives in its slot.
+    pub fn ask(&self, session: SessionId, ask: Ask) {
+        self.input(Input::Ask(session, ask));
+    }
+
+    /// Ends a session, however it ended.
+    pub fn close_session(&self, session: SessionId) {
+        lock(&self.waiting).sessions.remove(&session);
+        self.input(Input::Ask(session, Ask::Bye));
+    }
+
+    /// The machine of a delivery, and the slot where the engine's answers to it arrive.
+    pub fn open_delivery(&self, id: DeliveryId, start: Start) -> (Delivery, Arc<Slot<Next>>) {
+        let slot = Slot::new();
+        lock(&self.waiting).deliveries.insert(id, Arc::clone(&slot));
+        let tls = Arc::clone(&self.loaded().client_tls);
+        let rng = lock(&self.rng).fork();
+        (Delivery::new(start, tls, self.clock.now(), rng), slot)
+    }
+
+    /// Reports for a delivery; the answer arrives in its slot.
+    pub fn report(&self, delivery: DeliveryId, report: Report) {
+        self.input(Input::Report(delivery, report));
+    }
+
+    /// Ends a delivery, however it ended.
+    pub fn close_delivery(&self, delivery: DeliveryId) {
+        lock(&self.waiting).deliveries.remove(&delivery);
+        self.input(Input::Report(delivery, Report::Ended));
+    }
+
+    /// Asks for an administrator; the answer arrives in the slot.
+    pub fn admin(&self, request: AdminRequest) -> Arc<Slot<AdminResponse>> {
+        let id = AdminId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let slot = Slot::new();
+        lock(&self.waiting).admins.insert(id, Arc::clone(&slot));
+        self.input(Input::Admin(id, request));
+        slot
+    }
+
+    /// Carries out a session's request that may block on the disk or on the embedder: anything but
+    /// asking the engine.
+    pub fn session_request(&self, request: inbound::Request) -> inbound::Answer {
+        match request {
+            inbound::Request::Engine(_) => inbound::Answer::Done,
+            inbound::Request::Spool(id, bytes) => {
+                inbound::Answer::Spooled(self.store.spool_append(id, &bytes))
+            }
+            inbound::Request::Unspool(id) => {
+                self.store.spool_discard(id);
+                inbound::Answer::Done
+            }
+            inbound::Request::CheckPassword { name, password } => {
+                let check = self.credential_check.as_ref();
+                inbound::Answer::Checked(check.and_then(|check| check.check(&name, &password)))
+            }
+        }
+    }
+
+    /// Carries out a delivery's request that may block on the disk; the others are the runtime's.
+    pub fn delivery_request(&self, request: outbound::Request) -> outbound::Answer {
+        match request {
+            outbound::Request::Load(id, place) => {
+                let loaded = self.store.load(id, place);
+                outbound::Answer::Loaded(
+                    loaded.map(|(message, body)| Arc::new(LoadedMessage { message, body })),
+                )
+            }
+            outbound::Request::ReadBody { id, offset, max } => {
+                outbound::Answer::Body(self.store.spool_read(id, offset, max))
+            }
+            outbound::Request::Resolve(_)
+            | outbound::Request::Connect { .. }
+            | outbound::Request::Flush
+            | outbound::Request::Report(_) => outbound::Answer::Flushed,
+        }
+    }
+
+    /// Carries out an administrator's request. It may block on the disk, but for `Engine`, which the
+    /// runtime asks by [`Hub::admin`].
+    pub fn admin_request(&self, request: http::Request) -> http::Answer {
+        match request {
+            http::Request::Engine(request) => http::Answer::Engine(self.admin(request).wait()),
+            http::Request::Trace(id) => {
+                http::Answer::Trace(self.journal.trace(id).map_err(|error| error.to_string()))
+            }
+            http::Request::Reload => http::Answer::Reloaded(self.reload()),
+            http::Request::Flush => http::Answer::Flushed,
+        }
+    }
+
+    /// Hands in the `Timeout` that the engine waits for, with what the store says of itself.
+    pub fn time_out(&self) {
+        let status = Box::new(self.store.status());
+        self.inputs([Input::StoreStatus(status), Input::Timeout]);
+    }
+
+    /// Closes the store and the journal, after the last session and delivery.
+    pub fn close(&self) {
+        self.store.close();
+        self.journal.close();
+    }
+
+    /// Loads what a report is about, lets `bounce` write the report, and hands it in.
+    fn write_report(&self, due: Box<ReportDue>) {
+        let me = Weak::clone(&self.me);
+        self.spawn.blocking(Box::new(move || {
+            let Some(hub) = me.upgrade() else { return };
+            let about = due.report.about;
+            let report = hub.written(&due);
+            hub.input(Input::ReportWritten { about, report });
+        }));
+    }
+
+    fn written(&self, due: &ReportDue) -> Result<Box<Submission>, NotWritten> {
+        let original = match &due.original {
+            Some(original) => Arc::clone(original),
+            None => match self.store.load(due.report.about, due.place) {
+                Ok((message, body)) => Arc::new(LoadedMessage { message, body }),
+                Err(LoadFailed::Damaged(why)) => return Err(NotWritten::Damaged(why)),
+                Err(LoadFailed::Io(why)) => return Err(NotWritten::Later(why)),
+            },
+        };
+        let message = &original.message;
+        let bytes = match &original.body {
+            Body::Memory(bytes) => bytes.clone(),
+            Body::Spooled => {
+                let len = bounce::original_len(message);
+                let read = self.store.spool_read(message.id, 0, len);
+                read.map_err(|failed| NotWritten::Later(failed.to_string()))?
+            }
+        };
+        bounce::write(&due.report, message, &bytes)
+            .map(Box::new)
+            .map_err(|not_due| NotWritten::NotDue(not_due.to_string()))
+    }
+
+    fn route(&self, output: Output) {
+        match output {
+            Output::Session(id, answer) => {
+                let slot = lock(&self.waiting).sessions.get(&id).map(Arc::clone);
+                if let Some(slot) = slot {
+                    slot.put(answer);
+                }
+            }
+            Output::Delivery(id, next) => {
+                let slot = lock(&self.waiting).deliveries.get(&id).map(Arc::clone);
+                if let Some(slot) = slot {
+                    slot.put(next);
+                }
+            }
+            Output::Admin(id, response) => {
+                if let Some(slot) = lock(&self.waiting).admins.remove(&id) {
+                    slot.put(*response);
+                }
+            }
+            Output::Store(write, message) => self.store.write(write, message),
+            Output::Note(id, place, progress) => self.store.note(id, place, progress),
+            Output::Discard(id, place) => self.store.discard(id, place),
+            Output::Event(event) => self.events.iter().for_each(|sink| sink.event(&event)),
+            Output::Wait(at) => self.spawn.timer(at),
+            Output::Start(id, start) => {
+                if let Some(me) = self.me.upgrade() {
+                    self.spawn.delivery(&me, id, start);
+                }
+            }
+            Output::Resolve(id, domain) => {
+                if let Some(me) = self.me.upgrade() {
+                    self.spawn.resolve(&me, id, domain);
+                }
+            }
+            Output::Report(due) => self.write_report(due),
+        }
+    }
+}
+
+/// The hub as its store sees it. Weak, since the hub owns the store.
+struct Sink(Weak<Hub>);
+
+impl StoreSink for Sink {
+    fn stored(&self, results: Vec<(WriteId, Result<Place, StoreFailed>)>) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.inputs(
+                results
+                    .into_iter()
+                    .map(|(write, result)| Input::Stored(write, result)),
+            );
+        }
+    }
+
+    fn live(&self, messages: &[(MessageId, Place)]) -> Vec<bool> {
+        let Some(hub) = self.0.upgrade() else {
+            return vec![true; messages.len()];
+        };
+        let engine = lock(&hub.engine);
+        messages
+            .iter()
+            .map(|&(id, place)| engine.is_live(id, place))
+            .collect()
+    }
+
+    fn moved(&self, messages: &[(MessageId, Place, Place)]) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.inputs(
+                messages
+                    .iter()
+                    .map(|&(id, from, to)| Input::Moved(id, from, to)),
+            );
+        }
+    }
+
+    fn snapshot(&self, after: Option<MessageId>, max: usize) -> Vec<(MessageId, Progress)> {
+        let Some(hub) = self.0.upgrade() else {
+            return Vec::new();
+        };
+        lock(&hub.engine).snapshot(after, max)
+    }
+}
+
+// A panic in the engine would be a bug of ours; going on with the state that it left serves mail better
+// than stopping every thread at its next ask.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

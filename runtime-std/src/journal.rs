@@ -1,0 +1,264 @@
+//! The journal of delivery events: one JSON line each, a file a day, kept for `trace`; and the log.
+//!
+//! Events are pushed from under the engine's lock and written by one thread. The files are not synced:
+//! the journal tells the story of a message, the store keeps the message.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use relay_core::events::DeliveryEvent;
+use relay_core::id::MessageId;
+
+use crate::hub::EventSink;
+
+/// Days that are kept.
+const DAYS_KEPT: usize = 14;
+
+/// Octets that are kept, over all days.
+const BYTES_KEPT: u64 = 1 << 30;
+
+/// Events that wait to be written, at most: past it, the disk stands still and the oldest are dropped.
+const WAITING_MAX: usize = 100_000;
+
+/// How delivery events are logged on stderr.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogEvents {
+    /// Not at all: an embedder has its own sink.
+    #[default]
+    Off,
+    /// The journal's own JSON lines.
+    Json,
+    /// Short lines for people.
+    Human,
+}
+
+/// Writes events to `data_dir/events/` and reads them back.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<DeliveryEvent>,
+    dropped: u64,
+    writing: bool,
+    closed: bool,
+}
+
+impl Journal {
+    /// Opens the journal and starts its thread.
+    ///
+    /// # Errors
+    /// If the directory cannot be made or the thread not started.
+    pub fn open(data_dir: &Path, log: LogEvents) -> io::Result<Arc<Self>> {
+        let dir = data_dir.join("events");
+        fs::create_dir_all(&dir)?;
+        let journal = Arc::new(Self {
+            dir,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            thread: Mutex::default(),
+        });
+        let writer = Arc::clone(&journal);
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.write_until_closed(log))?;
+        *lock(&journal.thread) = Some(thread);
+        Ok(journal)
+    }
+
+    /// Every event of a message that is still kept, in order.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn trace(&self, id: MessageId) -> io::Result<Vec<DeliveryEvent>> {
+        self.drain();
+        let id = id.to_string();
+        let needle = format!("\"id\":\"{id}\"");
+        let finder = memchr::memmem::Finder::new(needle.as_bytes());
+        let mut events = Vec::new();
+        for (path, _) in self.files()? {
+            let mut lines = BufReader::with_capacity(64 * 1024, File::open(path)?);
+            let mut line = Vec::new();
+            while lines.read_until(b'\n', &mut line)? > 0 {
+                if finder.find(&line).is_some()
+                    && let Ok(event) = serde_json::from_slice::<DeliveryEvent>(&line)
+                    && event.id == id
+                {
+                    events.push(event);
+                }
+                line.clear();
+            }
+        }
+        Ok(events)
+    }
+
+    /// Waits until all that was pushed is written.
+    pub fn drain(&self) {
+        let mut queue = lock(&self.queue);
+        while (queue.writing || !queue.events.is_empty()) && !queue.closed {
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Writes what waits and ends the thread.
+    pub fn close(&self) {
+        lock(&self.queue).closed = true;
+        self.changed.notify_all();
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn write_until_closed(&self, log: LogEvents) {
+        let mut file = DayFile {
+            dir: &self.dir,
+            open: None,
+        };
+        let mut text = Vec::new();
+        while let Some((events, dropped)) = self.next_batch() {
+            if dropped > 0 {
+                tracing::error!(dropped, "the journal cannot keep up; events were dropped");
+            }
+            text.clear();
+            let mut human = String::new();
+            let mut day = None;
+            for event in &events {
+                let event_day = event.time.get(..10).unwrap_or("unknown");
+                if day.is_some_and(|day| day != event_day) {
+                    file.write(day.unwrap_or_default(), &text);
+                    text.clear();
+                }
+                day = Some(event_day);
+                // A struct of strings and numbers always serialises.
+                let _ = serde_json::to_writer(&mut text, event);
+                text.push(b'\n');
+                if log == LogEvents::Human {
+                    human.push_str(&format!("{event}\n"));
+                }
+            }
+            if let Some(day) = day {
+                file.write(day, &text);
+            }
+            // Nothing useful can be done about a log that nobody reads.
+            let _ = match log {
+                LogEvents::Off => Ok(()),
+                LogEvents::Json => io::stderr().write_all(&text),
+                LogEvents::Human => io::stderr().write_all(human.as_bytes()),
+            };
+        }
+    }
+
+    fn next_batch(&self) -> Option<(VecDeque<DeliveryEvent>, u64)> {
+        let mut queue = lock(&self.queue);
+        queue.writing = false;
+        self.changed.notify_all();
+        while queue.events.is_empty() {
+            if queue.closed {
+                return None;
+            }
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.writing = true;
+        let dropped = std::mem::take(&mut queue.dropped);
+        Some((std::mem::take(&mut queue.events), dropped))
+    }
+
+    /// The journal's files with their sizes, oldest first.
+    fn files(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "jsonl")
+            {
+                files.push((entry.path(), entry.metadata()?.len()));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+impl EventSink for Journal {
+    fn event(&self, event: &DeliveryEvent) {
+        let mut queue = lock(&self.queue);
+        if queue.events.len() >= WAITING_MAX {
+            queue.events.pop_front();
+            queue.dropped += 1;
+        }
+        queue.events.push_back(event.clone());
+        if queue.events.len() == 1 {
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// The file of the current day.
+struct DayFile<'a> {
+    dir: &'a Path,
+    open: Option<(String, File)>,
+}
+
+impl DayFile<'_> {
+    fn write(&mut self, day: &str, lines: &[u8]) {
+        if let Err(error) = self.try_write(day, lines) {
+            self.open = None;
+            tracing::error!(%error, "the journal of delivery events could not be written");
+        }
+    }
+
+    fn try_write(&mut self, day: &str, lines: &[u8]) -> io::Result<()> {
+        if self.open.as_ref().is_none_or(|(open, _)| open != day) {
+            let path = self.dir.join(format!("{day}.jsonl"));
+            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            self.open = Some((day.to_owned(), file));
+            remove_old(self.dir)?;
+        }
+        match &mut self.open {
+            Some((_, file)) => file.write_all(lines),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Removes the oldest days until what is kept fits the limits. The newest file always stays.
+fn remove_old(dir: &Path) -> io::Result<()> {
+    let mut files: Vec<(PathBuf, u64)> = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        files.push((entry.path(), entry.metadata()?.len()));
+    }
+    files.sort();
+    let mut bytes: u64 = files.iter().map(|(_, len)| len).sum();
+    let mut days = files.len();
+    for (path, len) in files {
+        if days <= 1 || (days <= DAYS_KEPT && bytes <= BYTES_KEPT) {
+            break;
+        }
+        fs::remove_file(path)?;
+        days -= 1;
+        bytes -= len;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
