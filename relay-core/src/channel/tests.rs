@@ -1,5 +1,8 @@
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 
+use rustls::ClientConfig;
+use rustls_pki_types::PrivateKeyDer;
+
 use super::*;
 
 const NOW: UnixTime = UnixTime::from_secs(1_780_000_000);
@@ -262,4 +265,68 @@ fn a_bad_name_and_a_bad_key_are_errors() {
     assert!(ServerTls::new(vec![leaf], private(&other)).is_err());
     assert!(ServerTls::new(Vec::new(), private(&other)).is_err());
     assert!(ClientTls::new(vec![CertificateDer::from(vec![1, 2, 3])]).is_err());
+}
+
+#[test]
+fn nothing_is_resumed() {
+    // TLS-11: what cannot be resumed cannot be resumed at another listener.
+    let authority = Authority::new();
+    let server = authority.server("a.example");
+    for versions in [&[&rustls::version::TLS13], &[&rustls::version::TLS12]] {
+        let client = authority.client();
+        let mut config = ClientConfig::clone(&client.config);
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        let config = with_versions(config, versions);
+        let client = Arc::new(ClientTls {
+            config: Arc::new(config),
+            roots: client.roots.clone(),
+        });
+        for _ in 0..2 {
+            let mut pair = Pair::start(&server, &client, Verify::Roots, "a.example");
+            pair.shake(100_000).unwrap();
+            let kind = pair.server.0.unwrap().connection.handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+        }
+    }
+}
+
+#[test]
+fn tls_12_has_no_exporter_to_bind_to() {
+    // TLS-12, RFC 9266 §3.
+    let authority = Authority::new();
+    let client = authority.client();
+    let config = with_versions(
+        ClientConfig::clone(&client.config),
+        &[&rustls::version::TLS12],
+    );
+    let client = Arc::new(ClientTls {
+        config: Arc::new(config),
+        roots: client.roots.clone(),
+    });
+    let server = authority.server("a.example");
+    let mut pair = Pair::start(&server, &client, Verify::Roots, "a.example");
+    pair.shake(100_000).unwrap();
+    assert_eq!(pair.server.tls_exporter(), None);
+    assert!(
+        pair.server
+            .protocol_suite()
+            .unwrap()
+            .starts_with("TLSv1.2 TLS_ECDHE_")
+    );
+}
+
+/// The same configuration for these versions only.
+fn with_versions(
+    config: ClientConfig,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ClientConfig {
+    let provider = Arc::clone(config.crypto_provider());
+    let mut limited = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(setup::any_certificate(provider))
+        .with_no_client_auth();
+    limited.resumption = config.resumption;
+    limited
 }

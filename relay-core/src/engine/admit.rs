@@ -223,15 +223,8 @@ impl Engine {
             );
         }
         // A credential that this address may not use looks like one that does not exist.
-        let credential = credential(&self.config, name).filter(|credential| {
-            entry.is_none_or(|entry| {
-                let peer = entry.peer.to_canonical();
-                credential
-                    .networks
-                    .iter()
-                    .any(|network| network.contains(&peer))
-            })
-        });
+        let credential = credential(&self.config, name)
+            .filter(|credential| entry.is_none_or(|entry| credential.allows_from(entry.peer)));
         Answer::Credential {
             credential: credential.cloned(),
             verified: credential.and_then(|c| self.admit.verified.get(&c.name).copied()),

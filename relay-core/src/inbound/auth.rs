@@ -182,7 +182,8 @@ impl Session {
                 Answer::Engine(engine::Answer::Turn),
             ) => self.auth_turn(secret, candidate, &key),
             (Exchange::Outside { name }, Answer::Checked(credential)) => {
-                self.auth_ends(name, credential, None);
+                let winner = self.if_allowed_here(credential);
+                self.auth_ends(name, winner, None);
             }
             (_, Answer::Engine(_) | Answer::Spooled(_) | Answer::Checked(_) | Answer::Done) => {
                 self.confused();
@@ -196,7 +197,7 @@ impl Session {
         credential: Option<Arc<Credential>>,
         key: &[u8; 32],
     ) {
-        let candidate = credential.filter(|credential| self.may_connect(credential));
+        let candidate = self.if_allowed_here(credential);
         let verifier = candidate
             .as_ref()
             .and_then(|candidate| candidate.verifier.as_ref());
@@ -220,7 +221,7 @@ impl Session {
             });
             return;
         }
-        let candidate = credential.filter(|credential| self.may_connect(credential));
+        let candidate = self.if_allowed_here(credential);
         let digest = secret_digest(&key, &secret.name, &secret.password.0);
         if candidate.is_some() && verified == Some(digest) {
             self.auth_ends(secret.name, candidate, Some(digest));
@@ -279,10 +280,9 @@ impl Session {
         }
     }
 
-    /// Whether this credential may be used from the client's address.
-    fn may_connect(&self, credential: &Credential) -> bool {
-        let ip = self.client_ip();
-        credential.networks.is_empty() || credential.networks.iter().any(|net| net.contains(&ip))
+    /// The credential, if it may be used from the client's address.
+    fn if_allowed_here(&self, credential: Option<Arc<Credential>>) -> Option<Arc<Credential>> {
+        credential.filter(|credential| credential.allows_from(self.client_ip()))
     }
 
     /// What stands in for a name that is not known: as costly as those that are. Without a key of the

@@ -21,7 +21,7 @@ use smtp_proto::{BodyType, MailParams, ReversePath};
 use super::body::Received;
 use super::content::{Content, Transaction};
 use super::envelope::{check_recipient, check_sender, refuse};
-use crate::config::{Config, Credential, SenderPattern};
+use crate::config::{Config, Credential};
 use crate::engine::{Refusal, Submission};
 use crate::id::MessageId;
 use crate::queue::message::{Origin, Recipient};
@@ -69,7 +69,9 @@ pub fn prepare(
             .map(|credential| credential.name.clone()),
         peer: None,
     };
-    let credential = draft.credential.unwrap_or_else(|| Arc::new(anybody()));
+    let credential = draft
+        .credential
+        .unwrap_or_else(|| Arc::new(Credential::new("")));
     check_sender(&credential, &draft.from)?;
     check_recipients(&draft.recipients, config)?;
     let binary = draft.params.body == Some(BodyType::BinaryMime);
@@ -106,17 +108,6 @@ pub fn prepare(
         (spilled, last) => spilled.or(last),
     };
     Ok(Prepared { spool, submission })
-}
-
-/// Whom the program itself sends as.
-fn anybody() -> Credential {
-    Credential {
-        name: String::new(),
-        verifier: None,
-        senders: vec![SenderPattern::Any],
-        networks: Vec::new(),
-        rate: None,
-    }
 }
 
 fn check_recipients(recipients: &[Recipient], config: &Config) -> Result<(), Refusal> {

@@ -1,0 +1,254 @@
+//! What a side needs for TLS before it has a connection: certificates, keys, roots; and the judgement of
+//! a server's certificate.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::NoServerSessionStorage;
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor};
+
+use crate::time::UnixTime;
+
+/// What ALPN may name on a submission port. A client that names only others (`h2`, `http/1.1`) was
+/// sent here by somebody else, and is refused; one that names none is a mail client.
+const ALPN: [&[u8]; 2] = [b"smtp", b"esmtp"];
+
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
+compile_error!("relay-core needs a TLS provider: turn on the feature `aws-lc-rs` or `ring`");
+
+/// The TLS provider. aws-lc-rs is preferred where both are compiled in.
+fn provider() -> CryptoProvider {
+    #[cfg(feature = "aws-lc-rs")]
+    return rustls::crypto::aws_lc_rs::default_provider();
+    #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+    return rustls::crypto::ring::default_provider();
+}
+
+/// The time that the TLS library is told. It asks for it to age session tickets only, and we have none:
+/// certificates are judged by `ClientTls::judge`, at a time that comes from `Now`.
+#[derive(Debug)]
+struct NoClock;
+
+impl TimeProvider for NoClock {
+    fn current_time(&self) -> Option<rustls_pki_types::UnixTime> {
+        Some(rustls_pki_types::UnixTime::since_unix_epoch(
+            std::time::Duration::ZERO,
+        ))
+    }
+}
+
+/// A certificate, a key or a root that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSetupError(String);
+
+impl fmt::Display for TlsSetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TlsSetupError {}
+
+fn setup_error(error: &Error) -> TlsSetupError {
+    TlsSetupError(if matches!(error, Error::InconsistentKeys(_)) {
+        "the key does not belong to the certificate".into()
+    } else if matches!(error, Error::NoCertificatesPresented) {
+        "the chain holds no certificate".into()
+    } else {
+        error.to_string()
+    })
+}
+
+/// What a server needs for TLS: its certificate chain and key. Shared by all connections.
+///
+/// No session is resumed: a ticket of one listener is worth nothing at another, and no state of an
+/// earlier session comes back.
+pub struct ServerTls(pub(super) Arc<ServerConfig>);
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerTls")
+    }
+}
+
+impl ServerTls {
+    /// A server with this chain (leaf first) and its key.
+    ///
+    /// # Errors
+    /// The chain is empty or malformed, the key is of an unknown kind, or they do not fit together.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Arc<Self>, TlsSetupError> {
+        let mut config =
+            ServerConfig::builder_with_details(Arc::new(provider()), Arc::new(NoClock))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| setup_error(&error))?
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .map_err(|error| setup_error(&error))?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
+        Ok(Arc::new(Self(Arc::new(config))))
+    }
+}
+
+/// What a client needs for TLS: the roots that it believes. Shared by all connections.
+pub struct ClientTls {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) roots: Arc<WebPkiServerVerifier>,
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientTls")
+    }
+}
+
+impl ClientTls {
+    /// A client that believes Mozilla's roots (of `webpki-roots`) and these.
+    ///
+    /// # Errors
+    /// One of the extra roots is not a certificate.
+    pub fn new(extra_roots: Vec<CertificateDer<'static>>) -> Result<Arc<Self>, TlsSetupError> {
+        let mut store = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS
+                .iter()
+                .map(TrustAnchor::to_owned)
+                .collect(),
+        };
+        for root in extra_roots {
+            store.add(root).map_err(|error| setup_error(&error))?;
+        }
+        let provider = Arc::new(provider());
+        let roots =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
+                .build()
+                .map_err(|error| TlsSetupError(error.to_string()))?;
+        let mut config =
+            ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(NoClock))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| setup_error(&error))?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+                .with_no_client_auth();
+        // A resumed session shows no certificate, so there would be nothing to judge.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Arc::new(Self {
+            config: Arc::new(config),
+            roots,
+        }))
+    }
+
+    /// What this chain proves for this name at this time.
+    pub(super) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Verdict {
+        let Some((leaf, rest)) = chain.split_first() else {
+            return Verdict::NotVerified("the peer showed no certificate".into());
+        };
+        let now = rustls_pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_millis(
+            now.as_millis(),
+        ));
+        match self.roots.verify_server_cert(leaf, rest, name, &[], now) {
+            Ok(_) => Verdict::Verified,
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                Verdict::NotVerified("it chains to no root that we know (self-signed?)".into())
+            }
+            Err(Error::InvalidCertificate(error)) => Verdict::NotVerified(error.to_string()),
+            Err(error) => Verdict::NotVerified(error.to_string()),
+        }
+    }
+}
+
+/// Lets the handshake succeed with any certificate whose key signs it: the certificate is judged after.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+#[cfg(test)]
+pub(super) fn any_certificate(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate(provider))
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: rustls_pki_types::UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What the peer's certificate proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It names the host and chains to a root that we believe.
+    Verified,
+    /// It does not, for this reason.
+    NotVerified(String),
+}
+
+impl Verdict {
+    /// Whether it is [`Verdict::Verified`].
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        matches!(self, Self::Verified)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verified => f.write_str("verified"),
+            Self::NotVerified(why) => f.write_str(why),
+        }
+    }
+}
