@@ -198,7 +198,7 @@ fn json(value: &(impl serde::Serialize + ?Sized), out: &mut dyn Write) -> io::Re
 
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header);
     table
