@@ -271,7 +271,9 @@ impl Engine {
             Health::Crowded => lane.squeeze(),
             Health::Unknown => {}
             Health::Down => {
-                let failure = lane.failed(words, now, &mut self.rng);
+                let first_retry = self.config.delivery.retry.first();
+                let first_retry = first_retry.copied().unwrap_or(Duration::MAX);
+                let failure = lane.failed(words, first_retry, now, &mut self.rng);
                 if let Failure::BackedOff(until) = failure {
                     self.lanes.wake_at(until, no);
                     self.unload_ready(no);

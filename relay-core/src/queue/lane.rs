@@ -17,7 +17,7 @@ use super::tick::Tick;
 use crate::outbound::Lane;
 use crate::rng::Rng;
 
-/// The first back-off of a lane; each further one is twice as long.
+/// The first back-off of a lane, if its first retry is not sooner; each further one is twice as long.
 const BACKOFF_MIN: Duration = Duration::from_secs(60);
 /// The longest.
 const BACKOFF_MAX: Duration = Duration::from_secs(30 * 60);
@@ -185,14 +185,22 @@ impl LaneEntry {
     }
 
     /// The hosts could not be used. The connection that says so is still counted.
-    pub(crate) fn failed(&mut self, reason: &str, now: Tick, rng: &mut Rng) -> Failure {
+    pub(crate) fn failed(
+        &mut self,
+        reason: &str,
+        first_retry: Duration,
+        now: Tick,
+        rng: &mut Rng,
+    ) -> Failure {
         if self.standing == Standing::Proven && self.connections > 1 {
             self.squeeze();
             return Failure::Squeezed;
         }
         self.standing = Standing::Failing;
         self.limit = 1;
+        // A schedule that retries sooner wants its lanes looked at sooner.
         let wait = BACKOFF_MIN
+            .min(first_retry)
             .saturating_mul(1 << self.failures.min(16))
             .min(BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
@@ -283,7 +291,7 @@ mod tests {
         lane.connections = 1;
         let mut at = now();
         for minutes in [1, 2, 4, 8, 16, 30, 30] {
-            let Failure::BackedOff(until) = lane.failed("why", at, &mut rng) else {
+            let Failure::BackedOff(until) = lane.failed("why", BACKOFF_MIN, at, &mut rng) else {
                 panic!("nothing works")
             };
             let wait = until.since(at).as_secs();
@@ -310,7 +318,10 @@ mod tests {
         (0..3).for_each(|_| lane.succeeded(10));
         lane.connections = 5;
         let mut rng = Rng::from_number(5);
-        assert_eq!(lane.failed("421", now(), &mut rng), Failure::Squeezed);
+        assert_eq!(
+            lane.failed("421", BACKOFF_MIN, now(), &mut rng),
+            Failure::Squeezed
+        );
         lane.connections = 4;
         assert!(!lane.wants_connection(10, now()));
         (0..=CAREFUL_RUN).for_each(|_| lane.succeeded(10));

@@ -261,7 +261,12 @@ mod tests {
         for n in 0..20 {
             let no = lane(&mut lanes, &format!("dead{n}.example"), 0);
             let dead = lanes.get_mut(no).unwrap();
-            dead.failed("why", now(), &mut Rng::from_number(1));
+            dead.failed(
+                "why",
+                Duration::from_secs(60),
+                now(),
+                &mut Rng::from_number(1),
+            );
             dead.end_backoff(now());
             lane(&mut lanes, &format!("dead{n}.example"), 10);
         }
