@@ -17,7 +17,7 @@ use smtp_proto::server::Rejection;
 
 use super::limits::{Limiter, Site, in_words};
 use super::{Answer, Ask, Engine, Output, Refusal};
-use crate::config::{Config, Credential, Rate};
+use crate::config::{Config, Rate};
 use crate::id::{MessageId, SessionId, WriteId};
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -119,19 +119,13 @@ impl Admit {
     /// Forgets the verified secret of each credential that changed.
     pub(super) fn forget_changed(&mut self, old: &Config, new: &Config) {
         self.verified.retain(|name, _| {
-            let before = credential(old, name);
+            let before = old.credential(name);
             before.is_some_and(|before| {
-                credential(new, name).is_some_and(|now| now.verifier == before.verifier)
+                new.credential(name)
+                    .is_some_and(|now| now.verifier == before.verifier)
             })
         });
     }
-}
-
-fn credential<'c>(config: &'c Config, name: &str) -> Option<&'c Arc<Credential>> {
-    config
-        .credentials
-        .iter()
-        .find(|credential| credential.name == name)
 }
 
 impl Engine {
@@ -223,7 +217,9 @@ impl Engine {
             );
         }
         // A credential that this address may not use looks like one that does not exist.
-        let credential = credential(&self.config, name)
+        let credential = self
+            .config
+            .credential(name)
             .filter(|credential| entry.is_none_or(|entry| credential.allows_from(entry.peer)));
         Answer::Credential {
             credential: credential.cloned(),
@@ -301,7 +297,7 @@ impl Engine {
         self.give_turn_back(session);
         let answer = if ok {
             if let Some(digest) = digest
-                && credential(&self.config, name).is_some()
+                && self.config.credential(name).is_some()
             {
                 self.admit.verified.insert(name.to_owned(), digest);
             }
@@ -341,7 +337,7 @@ impl Engine {
         if let Some(refusal) = self.store_trouble(size) {
             return Answer::Refused(refusal);
         }
-        let rate = credential(&self.config, credential_name).and_then(|c| c.rate);
+        let rate = self.config.credential(credential_name).and_then(|c| c.rate);
         if let Some(rate) = rate {
             let now = self.clock.now().instant;
             let name = credential_name.to_owned();
@@ -370,7 +366,7 @@ impl Engine {
             return;
         };
         if let Some((_, name)) = entry.mail.take_if(|(mail, _)| *mail == id)
-            && let Some(rate) = credential(&self.config, &name).and_then(|c| c.rate)
+            && let Some(rate) = self.config.credential(&name).and_then(|c| c.rate)
         {
             self.admit.rates.give_back(&name, rate);
         }

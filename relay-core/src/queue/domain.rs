@@ -131,7 +131,7 @@ impl Domains {
         // A job that was settled on the way may have taken its domain with it.
         if self
             .entries
-            .get_mut(domain)
+            .get(domain)
             .is_some_and(|entry| entry.jobs == 0)
         {
             self.forget(domain);

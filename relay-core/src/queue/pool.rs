@@ -76,6 +76,12 @@ impl<T> Pool<T> {
         Some(value)
     }
 
+    /// What the pages take of the heap.
+    #[cfg(test)]
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.pages.len() * PAGE * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
+    }
+
     /// All values with their handles, by handle.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..self.slots()).filter_map(|handle| Some((handle, self.get(handle)?)))

@@ -64,6 +64,12 @@ impl Timers {
         self.heap.push(Reverse((due, job)));
     }
 
+    /// What the heap takes of the heap.
+    #[cfg(test)]
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.heap.capacity() * size_of::<Reverse<(Tick, u32)>>()
+    }
+
     /// When the next entry comes up.
     pub(crate) fn next(&self) -> Option<Tick> {
         self.heap.peek().map(|Reverse((due, _))| *due)

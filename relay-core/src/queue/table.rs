@@ -231,6 +231,15 @@ impl Table {
         }
     }
 
+    /// What the queue takes of the heap, but for interned texts: pages, timers, the index by id.
+    #[cfg(test)]
+    pub(crate) fn heap_bytes(&self) -> usize {
+        // A B-tree that grows at its end has nodes of 11 that are half full: 6 keys and handles in
+        // 152 octets, and an inner node for every 7.
+        let index = self.ids.len() * (152 / 6 + 248 / 42 + 1);
+        self.messages.heap_bytes() + self.jobs.heap_bytes() + self.timers.heap_bytes() + index
+    }
+
     fn unlink(&mut self, message: u32, job: u32, sibling: u32) {
         let mut next = self.messages[message].first_job;
         if next == job {

@@ -1,1 +1,14 @@
-//! Tests of the engine by its behaviour.
+//! Tests of the engine by what it does, through its inputs and outputs alone, in virtual time.
+
+// A test takes one variant out, and any other is a failure.
+#![allow(clippy::wildcard_enum_match_arm)]
+
+mod administration;
+mod admission;
+mod delivery;
+mod lanes;
+mod memory;
+mod recovery;
+mod reports;
+mod walk;
+mod world;
