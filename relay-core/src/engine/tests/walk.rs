@@ -342,6 +342,7 @@ impl Walk {
 
 #[test]
 fn what_was_acknowledged_is_never_lost() {
+    let mut acknowledged = 0;
     for seed in 0..40 {
         let result = std::panic::catch_unwind(|| {
             let mut walk = Walk::new(seed);
@@ -350,11 +351,12 @@ fn what_was_acknowledged_is_never_lost() {
             walk.audit();
             walk.acknowledged.len()
         });
-        match result {
-            Ok(acknowledged) => assert!(acknowledged >= 10, "seed {seed}: {acknowledged}"),
-            Err(_) => panic!("seed {seed}"),
-        }
+        acknowledged += result.unwrap_or_else(|_| panic!("seed {seed}"));
     }
+    assert!(
+        acknowledged > 1000,
+        "the walks are about something: {acknowledged}"
+    );
 }
 
 #[test]
