@@ -1,0 +1,45 @@
+"""A throw-away CA and the certificates that it issues, by the openssl command."""
+
+import ssl
+
+from .base import must, tool
+
+
+class Authority:
+    """A CA in a folder. Each certificate is NAME.pem (with its key in NAME.key)."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.openssl = tool("openssl")
+        self.file = folder / "ca.pem"
+        self._key(folder / "ca.key")
+        must([self.openssl, "req", "-x509", "-new", "-key", folder / "ca.key", "-days", "2", "-subj", "/CN=Interop CA",
+              "-addext", "keyUsage=critical,keyCertSign", "-out", self.file])
+
+    def _key(self, path):
+        must([self.openssl, "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path])
+        path.chmod(0o644)
+
+    def issue(self, name, names, expired=False, self_signed=False):
+        """A certificate for these SANs, such as `DNS:a.test` or `IP:127.0.0.1`."""
+        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
+        self._key(key)
+        extensions.write_text(f"subjectAltName={','.join(names)}\nextendedKeyUsage=serverAuth\n")
+        must([self.openssl, "req", "-new", "-key", key, "-subj", f"/CN={name}", "-out", request])
+        if self_signed:
+            issuer = ["-signkey", key]
+        else:
+            issuer = ["-CA", self.file, "-CAkey", self.folder / "ca.key", "-CAcreateserial"]
+        # `x509 -days` takes a negative count: a certificate that ended yesterday.
+        must([self.openssl, "x509", "-req", "-in", request, *issuer, "-days", "-1" if expired else "2",
+              "-extfile", extensions, "-out", cert])
+        return cert, key
+
+    def server_context(self, *args, **options):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.issue(*args, **options))
+        return context
+
+    def client_context(self):
+        return ssl.create_default_context(cafile=self.file)

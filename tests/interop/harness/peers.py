@@ -1,0 +1,117 @@
+"""Receivers that others wrote: Postfix's smtp-sink, and a whole Postfix."""
+
+import atexit
+import os
+import re
+
+from .base import Child, Failed, banner, check, must, run, tool, wait_for
+
+
+class SmtpSink:
+    """smtp-sink that writes each message to a file."""
+
+    line_end = b"\n"
+
+    def __init__(self, folder, host, port):
+        self.home = folder.make(f"sink-{host}", 0o777)
+        command = [tool("smtp-sink"), "-d", f"{self.home}/%H%M%S."]
+        if os.geteuid() == 0:
+            command += ["-u", "nobody"]
+        self.child = Child([*command, f"{host}:{port}", "1024"], folder / f"sink-{host}.log")
+        wait_for("smtp-sink listens", lambda: greets(self.child, host, port), 10)
+        self.seen = {}
+
+    def find(self, text):
+        """The file of the message that has `text` in it, or None."""
+        for path in self.home.iterdir():
+            if path not in self.seen or text not in self.seen[path]:
+                # smtp-sink ends each file with an empty line of its own.
+                self.seen[path] = path.read_bytes().removesuffix(b"\n")
+            if text in self.seen[path]:
+                return self.seen[path]
+        return None
+
+
+def greets(child, host, port):
+    if child and not child.running():
+        raise Failed(f"{child.command[0]} ended: {child.text()}")
+    try:
+        return banner(host, port).startswith(b"220")
+    except OSError:
+        return False
+
+
+class Postfix:
+    """A Postfix of our own: final destination for `domains`, delivering into one maildir. Needs root."""
+
+    line_end = b"\n"
+
+    def __init__(self, folder, host, port, domains, certificate=None):
+        self.home = folder.make("postfix")
+        self.etc, self.spool = folder.make("postfix/etc"), folder.make("postfix/spool")
+        data, boxes = folder.make("postfix/data"), folder.make("postfix/boxes")
+        self.log = self.home / "maillog"
+        must(["chown", "postfix", data])
+        must(["chown", "nobody", boxes])
+        self.maildir = boxes / "all" / "new"
+        tls = "smtpd_tls_security_level = none\n"
+        if certificate:
+            tls = f"smtpd_tls_security_level = may\nsmtpd_tls_chain_files = {certificate[1]}, {certificate[0]}\n"
+        uid = must(["id", "-u", "nobody"]).decode().strip()
+        (self.etc / "main.cf").write_text(f"""compatibility_level = 3.6
+queue_directory = {self.spool}
+data_directory = {data}
+command_directory = /usr/sbin
+daemon_directory = {self._daemons()}
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = mx.postfix.test
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mydestination =
+mynetworks =
+alias_maps =
+virtual_mailbox_domains = {', '.join(domains)}
+virtual_mailbox_base = {boxes}
+virtual_mailbox_maps = static:all/
+virtual_uid_maps = static:{uid}
+virtual_gid_maps = static:{uid}
+virtual_mailbox_limit = 0
+mailbox_size_limit = 0
+message_size_limit = 104857600
+smtpd_recipient_restrictions = reject_unauth_destination
+smtpd_peername_lookup = no
+smtpd_client_connection_count_limit = 0
+smtputf8_enable = yes
+maillog_file = {self.log}
+maillog_file_prefixes = /
+biff = no
+{tls}""")
+        services = must([tool("postconf"), "-c", "/etc/postfix", "-M"]).decode().splitlines()
+        services = [re.sub(r"^(\S+\s+\S+\s+\S+\s+\S+\s+)y(\s)", r"\1n\2", line) for line in services
+                    if not re.match(r"(smtp|submission|smtps|submissions)\s+inet", line)]
+        (self.etc / "master.cf").write_text(f"{host}:{port} inet n - n - - smtpd\n" + "\n".join(services) + "\n")
+        self.start = [tool("postfix"), "-c", self.etc, "start"]
+        self.log.touch()
+        code, out, err = run(self.start)
+        check(code == 0, "postfix start:", (out + err).decode(errors="replace"), self.log.read_text())
+        atexit.register(self.stop)
+        wait_for("Postfix listens", lambda: greets(None, host, port), 15)
+        self.seen = {}
+
+    @staticmethod
+    def _daemons():
+        return must([tool("postconf"), "-h", "daemon_directory"]).decode().strip()
+
+    def stop(self):
+        run([tool("postfix"), "-c", self.etc, "stop"])
+
+    def find(self, text):
+        if not self.maildir.is_dir():
+            return None
+        for path in self.maildir.iterdir():
+            if path not in self.seen:
+                self.seen[path] = path.read_bytes()
+            if text in self.seen[path]:
+                return self.seen[path]
+        return None

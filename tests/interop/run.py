@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""The relay against clients and servers that we did not write.
+
+    tests/interop/run.py --binary target/debug/smtp-relay [--only clients,failures,input] [--case TEXT]
+
+Needs what `.ci/install` installs. Without root there is no Postfix (its master needs root), and its cases are skipped.
+KEEP=1 in the environment keeps the temporary folder.
+"""
+
+import argparse
+import os
+import sys
+
+from harness import certs, dns, peers
+from harness.base import Failed, Folder, free_port
+from harness.report import Report
+import test_clients
+import test_failures
+import test_input
+
+TESTS = {"clients": test_clients, "failures": test_failures, "input": test_input}
+SINK, POSTFIX = "127.0.0.10", "127.0.0.11"
+
+
+class World:
+    """What all tests share: DNS, receivers, certificates, the port of every receiver."""
+
+    def __init__(self, binary, folder):
+        self.binary, self.folder = binary, folder
+        hosts = {"sink": SINK, "postfix": POSTFIX, **test_failures.HOSTS}
+        self.port = free_port(sorted(set(hosts.values())))
+        self.dns = dns.Nsd(folder, dns.exchangers(hosts) + test_failures.ZONE)
+        self.authority = certs.Authority(folder.make("certs"))
+        self.certificate = self.authority.issue("relay", ["DNS:relay.test", "DNS:localhost", "IP:127.0.0.1"])
+        self.sink = peers.SmtpSink(folder, SINK, self.port)
+        self.postfix = None
+        if os.geteuid() == 0:
+            certificate = self.authority.issue("mx.postfix.test", ["DNS:mx.postfix.test"])
+            self.postfix = peers.Postfix(folder, POSTFIX, self.port, ["postfix.test"], certificate)
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--binary", required=True)
+    args.add_argument("--only", default=",".join(TESTS), help="which tests, separated by commas")
+    args.add_argument("--case", default="", help="only cases with this text in their name")
+    given = args.parse_args()
+    report = Report(given.case)
+    world = World(given.binary, Folder("interop-"))
+    if not world.postfix:
+        report.skip("cases with Postfix", "its master process needs root")
+    for name in given.only.split(","):
+        try:
+            TESTS[name].run(world, report)
+        except Failed as why:
+            report.case(f"{name}: setting up", fail, str(why))
+    return report.end()
+
+
+def fail(why):
+    raise Failed(why)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

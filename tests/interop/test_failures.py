@@ -1,0 +1,3 @@
+HOSTS = {}
+ZONE = []
+def run(world, report): pass
