@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import re
 
 from .base import Child, Failed, banner, check, must, run, tool, wait_for
 
@@ -39,6 +38,34 @@ def greets(child, host, port):
         return banner(host, port).startswith(b"220")
     except OSError:
         return False
+
+
+# Postfix's services, none of them in a chroot.
+SERVICES = """
+pickup    unix  n       -       n       60      1       pickup
+cleanup   unix  n       -       n       -       0       cleanup
+qmgr      unix  n       -       n       300     1       qmgr
+tlsmgr    unix  -       -       n       1000?   1       tlsmgr
+rewrite   unix  -       -       n       -       -       trivial-rewrite
+bounce    unix  -       -       n       -       0       bounce
+defer     unix  -       -       n       -       0       bounce
+trace     unix  -       -       n       -       0       bounce
+verify    unix  -       -       n       -       1       verify
+flush     unix  n       -       n       1000?   0       flush
+proxymap  unix  -       -       n       -       -       proxymap
+proxywrite unix -       -       n       -       1       proxymap
+smtp      unix  -       -       n       -       -       smtp
+relay     unix  -       -       n       -       -       smtp
+showq     unix  n       -       n       -       -       showq
+error     unix  -       -       n       -       -       error
+retry     unix  -       -       n       -       -       error
+discard   unix  -       -       n       -       -       discard
+local     unix  -       n       n       -       -       local
+virtual   unix  -       n       n       -       -       virtual
+anvil     unix  -       -       n       -       1       anvil
+scache    unix  -       -       n       -       1       scache
+postlog   unix-dgram n  -       n       -       1       postlogd
+"""
 
 
 class Postfix:
@@ -87,10 +114,8 @@ maillog_file = {self.log}
 maillog_file_prefixes = /
 biff = no
 {tls}""")
-        services = must([tool("postconf"), "-c", "/etc/postfix", "-M"]).decode().splitlines()
-        services = [re.sub(r"^(\S+\s+\S+\s+\S+\s+\S+\s+)y(\s)", r"\1n\2", line) for line in services
-                    if not re.match(r"(smtp|submission|smtps|submissions)\s+inet", line)]
-        (self.etc / "master.cf").write_text(f"{host}:{port} inet n - n - - smtpd\n" + "\n".join(services) + "\n")
+        services = "".join(f"{line}\n" for line in SERVICES.strip().splitlines())
+        (self.etc / "master.cf").write_text(f"{host}:{port} inet n - n - - smtpd\n{services}")
         self.start = [tool("postfix"), "-c", self.etc, "start"]
         self.log.touch()
         code, out, err = run(self.start)
@@ -101,7 +126,7 @@ biff = no
 
     @staticmethod
     def _daemons():
-        return must([tool("postconf"), "-h", "daemon_directory"]).decode().strip()
+        return must([tool("postconf"), "-d", "-h", "daemon_directory"]).decode().strip()
 
     def stop(self):
         run([tool("postfix"), "-c", self.etc, "stop"])
