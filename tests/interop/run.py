@@ -9,6 +9,7 @@ KEEP=1 in the environment keeps the temporary folder.
 
 import argparse
 import os
+import pathlib
 import sys
 
 from harness import certs, dns, peers
@@ -26,7 +27,7 @@ class World:
     """What all tests share: DNS, receivers, certificates, the port of every receiver."""
 
     def __init__(self, binary, folder):
-        self.binary, self.folder = binary, folder
+        self.binary, self.folder = pathlib.Path(binary).resolve(), folder
         hosts = {"sink": SINK, "postfix": POSTFIX, **test_failures.HOSTS}
         self.port = free_port(sorted(set(hosts.values())))
         self.dns = dns.Nsd(folder, dns.exchangers(hosts) + test_failures.ZONE)

@@ -186,8 +186,8 @@ def embedded_default(world):
         child = Child([world.binary, "serve"], home / "err", stdout=out, cwd=home)
     try:
         wait_for("the default listener greets", lambda: _greets(banner, 2587), 20)
-        text = (home / "out").read_text() + child.text()
-        check("swaks" in text, "no line to try it with swaks in:", text)
+        said = lambda: (home / "out").read_text() + child.text()
+        text = wait_for("a line to try it with swaks", lambda: "swaks" in said() and said(), 5)
         check((home / "relay-data").is_dir(), "no ./relay-data")
         line = next(line for line in text.splitlines() if "swaks" in line and "--auth" in line)
         words = line[line.index("swaks"):].split()
