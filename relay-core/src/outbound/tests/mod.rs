@@ -116,9 +116,26 @@ struct World {
     local: SocketAddr,
 }
 
+/// One open connection, as the host has it.
+trait Peer {
+    /// Hears what the delivery wrote. False if the connection is broken.
+    fn write(&mut self, now: Instant, wire: &[u8]) -> bool;
+
+    /// What comes next, if it comes until then, in pieces of at most `chunk` bytes.
+    fn next(&mut self, until: Instant, chunk: usize) -> Option<(Instant, Emit)>;
+}
+
+/// What comes from a host.
+#[derive(Debug)]
+enum Emit {
+    Bytes(Vec<u8>),
+    Close(Option<std::io::ErrorKind>),
+}
+
 /// What is at an address.
 enum Host {
     Sink(Sink),
+    Other(Box<dyn Fn() -> Box<dyn Peer>>),
     Refuses(std::io::ErrorKind),
 }
 
@@ -234,7 +251,7 @@ impl World {
     fn sink(&self, ip: &str) -> &Sink {
         match &self.hosts[&SocketAddr::new(ip.parse().unwrap(), 25)] {
             Host::Sink(sink) => sink,
-            Host::Refuses(kind) => panic!("{ip} refuses: {kind}"),
+            Host::Refuses(_) | Host::Other(_) => panic!("{ip} is no sink"),
         }
     }
 
@@ -257,7 +274,7 @@ impl World {
         let rng = Rng::from_number(self.seed);
         let mut delivery = Delivery::new(start, Arc::clone(&self.tls), self.now, rng);
         let mut run = Run::default();
-        let (began, mut wire, mut peer) = (self.now.instant, Vec::new(), None::<sink::Session>);
+        let (began, mut wire, mut peer) = (self.now.instant, Vec::new(), None::<Box<dyn Peer>>);
         for _ in 0..STEPS_MAX {
             wire.clear();
             let output = delivery.poll_output(&mut wire);
@@ -276,7 +293,7 @@ impl World {
                     run.took = self.now.instant.since(began);
                     return run;
                 }
-                Output::Read { until, .. } => self.read(&mut delivery, peer.as_mut(), until),
+                Output::Read { until, .. } => self.read(&mut delivery, peer.as_deref_mut(), until),
                 Output::Request(request) => {
                     let answer = self.answer(request, &mut peer, &mut run);
                     delivery.handle_input(self.now, Input::Answer(answer));
@@ -286,7 +303,12 @@ impl World {
         panic!("the delivery does not end: {run:?}");
     }
 
-    fn read(&mut self, delivery: &mut Delivery, peer: Option<&mut sink::Session>, until: Instant) {
+    fn read(
+        &mut self,
+        delivery: &mut Delivery,
+        peer: Option<&mut (dyn Peer + '_)>,
+        until: Instant,
+    ) {
         let peer = peer.expect("a read without a connection");
         let Some((at, what)) = peer.next(until, self.chunk) else {
             self.advance_to(until);
@@ -294,8 +316,8 @@ impl World {
         };
         self.advance_to(at);
         match what {
-            sink::Emit::Bytes(bytes) => delivery.handle_input(self.now, Input::Bytes(&bytes)),
-            sink::Emit::Close(kind) => delivery.handle_input(self.now, Input::Closed(kind)),
+            Emit::Bytes(bytes) => delivery.handle_input(self.now, Input::Bytes(&bytes)),
+            Emit::Close(kind) => delivery.handle_input(self.now, Input::Closed(kind)),
         }
     }
 
@@ -310,7 +332,7 @@ impl World {
     fn answer(
         &mut self,
         request: Request,
-        peer: &mut Option<sink::Session>,
+        peer: &mut Option<Box<dyn Peer>>,
         run: &mut Run,
     ) -> Answer {
         match request {
@@ -324,7 +346,11 @@ impl World {
                 *peer = None;
                 match self.hosts.get(&to) {
                     Some(Host::Sink(sink)) => {
-                        *peer = Some(sink.connect(self.now.instant));
+                        *peer = Some(Box::new(sink.connect(self.now.instant)));
+                        Answer::Connected(Ok(self.local))
+                    }
+                    Some(Host::Other(connect)) => {
+                        *peer = Some(connect());
                         Answer::Connected(Ok(self.local))
                     }
                     Some(Host::Refuses(kind)) => Answer::Connected(Err(*kind)),

@@ -7,7 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::{Emit, Peer};
 use crate::channel::{Channel, ServerTls};
+use crate::rng::Rng;
+use crate::sasl;
 use crate::time::Instant;
 
 /// One thing that a host does.
@@ -46,6 +52,10 @@ pub(super) struct Script {
     /// used up by as many commands.
     pub(super) on: Vec<(String, Option<usize>, Vec<Act>)>,
     pub(super) tls: Option<Arc<ServerTls>>,
+    /// TLS begins with the first octet.
+    pub(super) implicit_tls: bool,
+    /// The user and password that AUTH takes.
+    pub(super) login: (String, String),
 }
 
 impl Default for Script {
@@ -59,6 +69,8 @@ impl Default for Script {
             offers,
             on: Vec::new(),
             tls: None,
+            implicit_tls: false,
+            login: ("user".into(), "secret".into()),
         }
     }
 }
@@ -166,18 +178,20 @@ impl Sink {
             free_at: now,
             broken: false,
             mute: false,
+            greeting: None,
         };
-        let greeting = self.script.borrow().greeting.clone();
-        session.perform(now, greeting);
+        let script = self.script.borrow().clone();
+        if script.implicit_tls {
+            session
+                .channel
+                .start_server(script.tls.as_ref().unwrap())
+                .unwrap();
+            session.greeting = Some(script.greeting);
+        } else {
+            session.perform(now, script.greeting);
+        }
         session
     }
-}
-
-/// What comes from a host.
-#[derive(Debug)]
-pub(super) enum Emit {
-    Bytes(Vec<u8>),
-    Close(Option<io::ErrorKind>),
 }
 
 /// One connection to a host.
@@ -192,9 +206,10 @@ pub(super) struct Session {
     free_at: Instant,
     broken: bool,
     mute: bool,
+    /// What is said once TLS is up.
+    greeting: Option<Vec<Act>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Commands,
     Data,
@@ -203,12 +218,11 @@ enum State {
         last: bool,
     },
     /// A mechanism's responses.
-    Auth,
+    Auth(Box<sasl::Server>),
 }
 
-impl Session {
-    /// Hears what the client wrote. False if the connection is broken.
-    pub(super) fn write(&mut self, now: Instant, wire: &[u8]) -> bool {
+impl Peer for Session {
+    fn write(&mut self, now: Instant, wire: &[u8]) -> bool {
         if self.broken {
             return false;
         }
@@ -218,12 +232,15 @@ impl Session {
             Err(_) => self.out.push_back((now, Emit::Close(None))),
         }
         self.flush_tls(now);
+        if self.channel.is_tls() && !self.channel.handshaking() {
+            let greeting = self.greeting.take().unwrap_or_default();
+            self.perform(now, greeting);
+        }
         while self.step(now) {}
         !self.broken
     }
 
-    /// What comes next, if it comes until then, in pieces of at most `chunk` bytes.
-    pub(super) fn next(&mut self, until: Instant, chunk: usize) -> Option<(Instant, Emit)> {
+    fn next(&mut self, until: Instant, chunk: usize) -> Option<(Instant, Emit)> {
         let (at, emit) = self.out.pop_front()?;
         if at > until {
             self.out.push_front((at, emit));
@@ -242,7 +259,9 @@ impl Session {
             emit => Some((at, emit)),
         }
     }
+}
 
+impl Session {
     fn flush_tls(&mut self, now: Instant) {
         let mut wire = Vec::new();
         if self.channel.is_tls() {
@@ -298,17 +317,18 @@ impl Session {
     /// Handles one line or one piece of a body; false if there is no whole one.
     fn step(&mut self, now: Instant) -> bool {
         match self.state {
-            State::Commands | State::Auth => {
+            State::Commands | State::Auth(_) => {
                 let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") else {
                     return false;
                 };
                 let line: Vec<u8> = self.input.drain(..end + 2).collect();
                 let line = String::from_utf8_lossy(&line[..end]).into_owned();
-                let acts = if self.state == State::Auth {
-                    self.state = State::Commands;
-                    say("235 2.7.0 welcome")
-                } else {
-                    self.command(&line)
+                let acts = match std::mem::replace(&mut self.state, State::Commands) {
+                    State::Auth(mut server) => {
+                        let step = server.step(&BASE64.decode(line).unwrap());
+                        self.auth_step(server, step)
+                    }
+                    _ => self.command(&line),
                 };
                 self.perform(now, acts);
                 true
@@ -411,11 +431,33 @@ impl Session {
             }
             ("RCPT", Some('2')) => self.mail.rcpts.push(line.into()),
             ("DATA", Some('3')) => self.state = State::Data,
-            ("AUTH", Some('3')) => self.state = State::Auth,
             ("RSET", _) => self.mail = Taken::default(),
             _ => {}
         }
         acts
+    }
+
+    fn auth_step(&mut self, mut server: Box<sasl::Server>, step: sasl::Step) -> Vec<Act> {
+        let (user, password) = self.script.borrow().login.clone();
+        match step {
+            sasl::Step::Challenge(challenge) => {
+                self.state = State::Auth(server);
+                say(&format!("334 {}", BASE64.encode(challenge)))
+            }
+            sasl::Step::Credential { name } => {
+                let verifier = sasl::Verifier::derive(&password, [7; 16], 4096);
+                let known = (name == user).then_some(&verifier);
+                let decoy = sasl::Decoy::new([1; 32], 4096);
+                let step = server.credential(known, &decoy, &mut Rng::from_number(5));
+                self.auth_step(server, step)
+            }
+            sasl::Step::Password {
+                name,
+                password: given,
+            } if (&name, &given) == (&user, &password) => say("235 2.7.0 welcome"),
+            sasl::Step::Accepted { .. } => say("235 2.7.0 welcome"),
+            sasl::Step::Password { .. } | sasl::Step::Failed(_) => say("535 5.7.8 no"),
+        }
     }
 
     fn default_acts(&mut self, verb: &str, line: &str, tls: bool) -> Vec<Act> {
@@ -457,7 +499,23 @@ impl Session {
                 };
                 Vec::new()
             }
-            "AUTH" => say("235 2.7.0 welcome"),
+            "AUTH" => {
+                let mut words = line.split(' ').skip(1);
+                let mechanism = sasl::Mechanism::from_name(words.next().unwrap()).unwrap();
+                let initial = words
+                    .next()
+                    .map(|word| BASE64.decode(word).unwrap_or_default());
+                // A server that binds to the channel says so.
+                let plus = self
+                    .script
+                    .borrow()
+                    .offers
+                    .iter()
+                    .any(|offer| offer.contains("-PLUS"));
+                let binding = self.channel.tls_exporter().filter(|_| plus);
+                let (server, step) = sasl::Server::start(mechanism, binding, initial.as_deref());
+                self.auth_step(Box::new(server), step)
+            }
             "QUIT" => {
                 let mut acts = say("221 2.0.0 bye");
                 acts.push(Act::Close);
