@@ -22,9 +22,9 @@ use std::time::Duration;
 use smtp_proto::client::{Connection, Event, Hello};
 use smtp_proto::{Extension, Host, Mechanism, Reply, Severity};
 
+use super::finding::{Finding, Loss, Stage};
 use super::io::{Lane, Login};
 use super::link::{Asked, End, Link, Received};
-use super::outcome::{Finding, Loss, Stage};
 use super::tls_policy::{Choice, TlsFault};
 use crate::channel::ClientTls;
 use crate::config::Config;

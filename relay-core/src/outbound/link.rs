@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use smtp_proto::client::{Capabilities, Connection, Event, Fatal, Progress, SendError};
 
+use super::finding::Loss;
 use super::io::Evidence;
-use super::outcome::{Loss, Seen, Then};
+use super::outcome::{Seen, Then};
 use super::plan::Candidate;
 use super::tls_policy::TlsPolicy;
 use crate::channel::{Channel, ClientTls, TlsFailure, Verdict, Verify};
@@ -222,6 +223,7 @@ impl Link {
             reused: self.messages > 0,
             accepted: false,
             tls_given_up: self.candidate.tls_given_up || self.tls_refused,
+            route: false,
         }
     }
 

@@ -12,15 +12,20 @@
 //!
 //! One file for each part: [`plan`] whom to try, [`connect`] up to a connection that takes MAIL,
 //! [`transaction`] a message over it, [`tls_policy`] how much TLS, [`outcome`] what everything means.
-//! This file is the order of things between them. [`io`] holds what the engine and the runtimes see.
+//! This file is the order of things between them; [`inputs`] hands each input to the part that waits
+//! for it. [`io`] holds what the engine and the runtimes see.
 //!
 //! RFC 5321 §3.3, §4.5.4.1, §5.1.
 
 mod connect;
+mod envelope;
+mod finding;
+mod inputs;
 mod io;
 mod link;
 mod outcome;
 mod plan;
+mod retry_after;
 mod tls_policy;
 mod transaction;
 mod work;
@@ -36,13 +41,14 @@ use crate::channel::ClientTls;
 use crate::config::{Config, HostPort};
 use crate::dns::AddressAnswer;
 use crate::engine::{Next, Start};
-use crate::machine::{Input, Machine, Output, Timer};
+use crate::machine::{Output, Timer};
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
 
 use connect::{Opening, Setup};
+use finding::{Finding, Forbidden, Loss, Stage};
 use link::Link;
-use outcome::{Fate, Finding, Forbidden, HostFailure, Loss, Seen, Stage, Then, Verdict, judge};
+use outcome::{Fate, HostFailure, Seen, Then, Verdict, judge};
 use plan::{Candidate, Plan, Step};
 use tls_policy::TlsPolicy;
 use transaction::Transaction;
@@ -51,6 +57,10 @@ use work::Work;
 /// Connecting to one address. RFC 1123 §5.3.2 has no number for it; systems give up after 2 minutes,
 /// and there are other addresses.
 const CONNECT: Duration = Duration::from_secs(30);
+
+/// How long a runtime lets one burst take to be written, before it hands in
+/// [`WriteFailed`](crate::machine::Input::WriteFailed). RFC 5321 §4.5.3.2.5.
+pub const BURST_WRITE_MAX: Duration = Duration::from_secs(3 * 60);
 
 /// The reply to QUIT: everything is settled by then.
 const QUIT: Duration = Duration::from_secs(5);
@@ -161,7 +171,7 @@ impl Delivery {
     }
 
     fn address_failed(&mut self, candidate: &Candidate, stage: Stage, finding: &Finding) {
-        let verdict = judge(stage, finding, Seen::default());
+        let verdict = judge(stage, finding, self.seen());
         let policy = TlsPolicy::of(&self.lane, candidate.address.ip());
         if let Some(work) = &mut self.work {
             work.host_failed(
@@ -171,11 +181,19 @@ impl Delivery {
         }
     }
 
+    /// What is known where there is no connection.
+    fn seen(&self) -> Seen {
+        Seen {
+            route: self.lane.route,
+            ..Seen::default()
+        }
+    }
+
     fn resolved(&mut self, host: &HostPort, answer: AddressAnswer, old: Option<Box<Link>>) {
         match answer {
             Ok(found) => self.candidates(host, &found.addresses),
             Err(failure) => {
-                let verdict = judge(Stage::Resolve, &Finding::Dns(failure), Seen::default());
+                let verdict = judge(Stage::Resolve, &Finding::Dns(failure), self.seen());
                 let place = Evidence {
                     host: Some(host.host.clone()),
                     ..Evidence::default()
@@ -207,9 +225,10 @@ impl Delivery {
             }
             Ok(local) => return self.open(candidate, local),
         };
-        let stage = match finding {
-            Finding::Forbidden(_) => Stage::Policy,
-            _ => Stage::Connect,
+        let stage = if matches!(finding, Finding::Forbidden(_)) {
+            Stage::Policy
+        } else {
+            Stage::Connect
         };
         self.address_failed(&candidate, stage, &finding);
         self.seek(None);
@@ -303,6 +322,8 @@ impl Delivery {
         let Some(work) = &mut self.work else {
             return self.quit(Some(link));
         };
+        // The engine names recipients by it.
+        work.job.loaded = Some(Arc::clone(&loaded));
         let (transaction, progress) = Transaction::begin(loaded, &mut link, work, self.now.instant);
         self.sent(link, Box::new(transaction), progress);
     }
@@ -438,115 +459,6 @@ impl Delivery {
     fn read(&mut self, until: Instant, why: Timer) {
         self.next = Some(Output::Read { until, why });
     }
-
-    fn answered(&mut self, answer: Answer) {
-        match (self.take_state(), answer) {
-            (State::Resolving(host, old), Answer::Resolved(answer)) => {
-                self.resolved(&host, answer, old);
-            }
-            (State::Connecting(candidate, _), Answer::Connected(answer)) => {
-                self.connected(candidate, answer);
-            }
-            (State::Loading(link), Answer::Loaded(answer)) => self.loaded(link, answer),
-            (State::Sending(mut link, mut transaction), answer) => {
-                let now = self.now.instant;
-                let Some(work) = &mut self.work else {
-                    return self.quit(Some(link));
-                };
-                let progress = match answer {
-                    Answer::Body(piece) => transaction.body(piece, &mut link, work, now),
-                    Answer::Flushed => transaction.flushed(&mut link, work, now),
-                    Answer::Resolved(_)
-                    | Answer::Connected(_)
-                    | Answer::Loaded(_)
-                    | Answer::Next(_) => transaction.lost(unasked(), &mut link, work),
-                };
-                self.sent(link, transaction, progress);
-            }
-            (State::Reporting(link), Answer::Next(next)) => self.told(link, next),
-            (state, _) => self.misled(state),
-        }
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        match self.take_state() {
-            State::Opening(mut link, mut opening) => {
-                let received = link.receive(bytes);
-                let progress = opening.receive(received, &mut link, &mut self.setup());
-                self.opened(link, opening, progress);
-            }
-            State::Sending(mut link, mut transaction) => {
-                let received = link.receive(bytes);
-                let Some(work) = &mut self.work else {
-                    return self.quit(Some(link));
-                };
-                let progress = transaction.receive(received, &mut link, work, self.now.instant);
-                self.sent(link, transaction, progress);
-            }
-            // Whatever the host says to QUIT, it has heard it.
-            State::Quitting(link) => self.close(Some(link)),
-            state => self.misled(state),
-        }
-    }
-
-    /// The connection ended, or the deadline passed.
-    fn lost(&mut self, loss: Loss) {
-        match self.take_state() {
-            State::Opening(link, mut opening) => {
-                let progress = opening.lost(loss, &link);
-                self.opened(link, opening, progress);
-            }
-            State::Sending(mut link, mut transaction) => {
-                let Some(work) = &mut self.work else {
-                    return self.quit(Some(link));
-                };
-                let progress = transaction.lost(loss, &mut link, work);
-                self.sent(link, transaction, progress);
-            }
-            State::Quitting(link) => self.close(Some(link)),
-            state => self.misled(state),
-        }
-    }
-
-    /// What was on the wire did not get through; what was asked for with it was not done.
-    fn write_failed(&mut self, loss: Loss) {
-        match self.take_state() {
-            // It was the last word to a host that was left behind: ask once more, with nothing to say.
-            State::Resolving(host, _) => {
-                self.ask(Request::Resolve(host.host.clone()));
-                self.state = State::Resolving(host, None);
-            }
-            State::Connecting(candidate, _) => self.connect(candidate, None),
-            State::Sending(mut link, mut transaction) => {
-                let progress = transaction.write_failed(loss, &mut link, self.now.instant);
-                self.sent(link, transaction, progress);
-            }
-            State::Loading(link) => {
-                let verdict = judge(Stage::Mail, &Finding::Lost(loss), link.seen());
-                self.elsewhere(link, Stage::Mail, verdict);
-            }
-            State::Opening(link, opening) => {
-                self.state = State::Opening(link, opening);
-                self.lost(loss);
-            }
-            State::Quitting(link) | State::Reporting(Some(link)) => self.close(Some(link)),
-            State::Reporting(None) | State::Closed(_) => self.close(None),
-        }
-    }
-
-    fn take_state(&mut self) -> State {
-        std::mem::replace(&mut self.state, State::Closed(None))
-    }
-
-    /// The runtime broke the contract. Whatever job is in hand goes back when the engine hears of the
-    /// end.
-    fn misled(&mut self, state: State) {
-        debug_assert!(
-            matches!(state, State::Closed(_)),
-            "an input that nobody waits for: {state:?}"
-        );
-        self.close(None);
-    }
 }
 
 /// Says the last word to a host that is left behind, without waiting for what it answers.
@@ -554,41 +466,6 @@ fn leave(old: &mut Option<Box<Link>>) {
     let Some(link) = old else { return };
     if link.then == Then::Drop || !link.quit() {
         *old = None;
-    }
-}
-
-fn unasked() -> Loss {
-    Loss::Protocol("an answer that was not asked for".to_owned())
-}
-
-impl Machine for Delivery {
-    type Request = Request;
-    type Answer = Answer;
-
-    fn handle_input(&mut self, now: Now, input: Input<'_, Self::Answer>) {
-        self.now = now;
-        match input {
-            Input::Bytes(bytes) => self.bytes(bytes),
-            Input::Answer(answer) => self.answered(answer),
-            Input::Timeout => self.lost(Loss::Timeout),
-            Input::Closed(why) => self.lost(why.into()),
-            Input::WriteFailed(kind) => self.write_failed(Loss::Broken(kind)),
-        }
-    }
-
-    fn poll_output(&mut self, wire: &mut Vec<u8>) -> Output<Self::Request> {
-        match &mut self.state {
-            State::Resolving(_, Some(link))
-            | State::Connecting(_, Some(link))
-            | State::Opening(link, _)
-            | State::Sending(link, _)
-            | State::Quitting(link)
-            | State::Closed(Some(link)) => link.flush(wire),
-            // Nothing was said since the last flush.
-            State::Loading(_) | State::Reporting(_) => {}
-            State::Resolving(_, None) | State::Connecting(_, None) | State::Closed(None) => {}
-        }
-        self.next.take().unwrap_or(Output::Close)
     }
 }
 

@@ -16,186 +16,23 @@
 //!
 //! A job bounces for what hosts said before MAIL only if every host of the lane said it for good
 //! ([`conclude`]): RFC 5321 §5.1 asks to try them all, and a 5yz greeting speaks of one host ("no
-//! service here", or "not to you") while another may take the mail. A wrong TLS setup, a wrong login
-//! or a store that fails is for an operator to mend, so it never bounces. A 421 at any stage is a 4yz
+//! service here", or "not to you") while another may take the mail. A wrong TLS setup, a wrong login,
+//! a wrong name in a route or a store that fails is for an operator to mend, so it never bounces. A 421 at any stage is a 4yz
 //! and ends the connection. RFC 5321 §4.2.1 (classes), §4.2.4.2 (421), §6.1 (loss after the dot).
 
-use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp_proto::client::Fatal;
 use smtp_proto::{Reply, Severity};
 
+use super::finding::{Finding, Forbidden, Loss, Need, Stage};
 use super::io::{Outcome, Reason};
+use super::retry_after::retry_after;
 use super::tls_policy::TlsFault;
 use crate::dns::DnsFailure;
 use crate::queue::store::LoadFailed;
 
 /// The longest [`Reason::text`], in octets.
 const TEXT_MAX: usize = 512;
-
-/// The least and the most that "try again in N minutes" is believed.
-const RETRY_AFTER: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(60)..=Duration::from_secs(6 * 3600);
-
-/// What was being done, in the order in which an attempt comes to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
-    /// Reading our own store.
-    Store,
-    /// Asking for the addresses of a host.
-    Resolve,
-    /// Asking our own rules whether an address may be used.
-    Policy,
-    /// Connecting.
-    Connect,
-    /// Waiting for the greeting.
-    Greeting,
-    /// EHLO or HELO.
-    Hello,
-    /// STARTTLS and the handshake.
-    Tls,
-    /// AUTH.
-    Auth,
-    /// MAIL, and what it needs of the host.
-    Mail,
-    /// RCPT.
-    Rcpt,
-    /// DATA.
-    Data,
-    /// Sending the body.
-    Body,
-    /// Waiting for the reply that ends it.
-    Dot,
-}
-
-impl Stage {
-    #[cfg(test)]
-    const ALL: [Self; 13] = [
-        Self::Store,
-        Self::Resolve,
-        Self::Policy,
-        Self::Connect,
-        Self::Greeting,
-        Self::Hello,
-        Self::Tls,
-        Self::Auth,
-        Self::Mail,
-        Self::Rcpt,
-        Self::Data,
-        Self::Body,
-        Self::Dot,
-    ];
-
-    /// The name in [`Reason::stage`].
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Store => "store",
-            Self::Resolve => "resolve",
-            Self::Policy => "policy",
-            Self::Connect => "connect",
-            Self::Greeting => "greeting",
-            Self::Hello => "ehlo",
-            Self::Tls => "tls",
-            Self::Auth => "auth",
-            Self::Mail => "mail",
-            Self::Rcpt => "rcpt",
-            Self::Data => "data",
-            Self::Body => "body",
-            Self::Dot => "dot",
-        }
-    }
-
-    /// What was waited for, to end a sentence with.
-    const fn awaited(self) -> &'static str {
-        match self {
-            Self::Store => "the stored message",
-            Self::Resolve => "the answer of DNS",
-            Self::Policy => "a decision",
-            Self::Connect => "the connection",
-            Self::Greeting => "the greeting",
-            Self::Hello => "the reply to EHLO",
-            Self::Tls => "the end of the TLS handshake",
-            Self::Auth => "the reply to AUTH",
-            Self::Mail => "the reply to MAIL",
-            Self::Rcpt => "the reply to RCPT",
-            Self::Data => "the reply to DATA",
-            Self::Body => "the end of the body",
-            Self::Dot => "the reply to the end of the message",
-        }
-    }
-}
-
-/// What was found at a stage.
-#[derive(Debug, Clone)]
-pub(super) enum Finding {
-    /// The host replied.
-    Reply(Reply),
-    /// The host went away, or cannot be understood.
-    Lost(Loss),
-    /// A host has no addresses.
-    Dns(DnsFailure),
-    /// An address must not be used.
-    Forbidden(Forbidden),
-    /// TLS is not as the policy wants it.
-    Tls(TlsFault),
-    /// The login cannot be done, in our words.
-    Login(String),
-    /// The host does not offer what the message needs.
-    Lacks(Need),
-    /// The message cannot be read.
-    Store(LoadFailed),
-}
-
-/// How a connection ended, or did not begin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// The host closed it.
-    Closed,
-    /// An error of the network.
-    Broken(io::ErrorKind),
-    /// A deadline passed.
-    Timeout,
-    /// The host broke the protocol.
-    Protocol(String),
-}
-
-impl From<Fatal> for Loss {
-    fn from(why: Fatal) -> Self {
-        Self::Protocol(why.to_string())
-    }
-}
-
-impl From<Option<io::ErrorKind>> for Loss {
-    fn from(why: Option<io::ErrorKind>) -> Self {
-        why.map_or(Self::Closed, Self::Broken)
-    }
-}
-
-/// Why an address must not be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Forbidden {
-    /// `prohibited_hosts`, or an address that is nobody's, in the words of the rule.
-    Prohibited(String),
-    /// One of our own listeners: the message would come back.
-    Own(SocketAddr),
-    /// None of the host's addresses is of the family of the address that we send from.
-    Family,
-}
-
-/// What a message needs and a host does not offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    /// 8BITMIME. RFC 6152.
-    EightBitMime,
-    /// SMTPUTF8. RFC 6531.
-    SmtpUtf8,
-    /// BINARYMIME and CHUNKING. RFC 3030.
-    BinaryMime,
-    /// A larger SIZE than this. RFC 1870.
-    Size(u64),
-}
 
 /// What is known beside the finding.
 #[derive(Debug, Clone, Copy, Default)]
@@ -206,6 +43,8 @@ pub(super) struct Seen {
     pub(super) accepted: bool,
     /// The host offers TLS, which failed, and the connection is in clear text for that reason.
     pub(super) tls_given_up: bool,
+    /// The host was named by an operator, in a route.
+    pub(super) route: bool,
 }
 
 /// A finding, judged.
@@ -284,8 +123,8 @@ pub(super) fn judge(stage: Stage, finding: &Finding, seen: Seen) -> Verdict {
     match finding {
         Finding::Reply(reply) => judge_reply(stage, reply, seen),
         Finding::Lost(loss) => judge_loss(stage, loss, seen),
-        Finding::Dns(failure) => judge_dns(stage, failure),
-        Finding::Forbidden(why) => judge_forbidden(stage, why),
+        Finding::Dns(failure) => judge_dns(stage, failure, seen),
+        Finding::Forbidden(why) => judge_forbidden(stage, why, seen),
         Finding::Tls(fault) => {
             let (status, rule) = match fault {
                 TlsFault::NotOffered | TlsFault::Refused(_) => ("4.7.4", "tls-required"),
@@ -390,7 +229,11 @@ fn judge_reply(stage: Stage, reply: &Reply, seen: Seen) -> Verdict {
         .map_or(format!("{digit}.0.0"), |status| status.to_string());
     let written = reply.sanitised();
     let text = written.split_once(' ').map_or("", |(_, text)| text);
-    let retry_after = (digit == '4').then(|| retry_after(text)).flatten();
+    let retry_after = if digit == '4' {
+        retry_after(text)
+    } else {
+        None
+    };
     let code = Some(reply.code().number());
     let stage = stage.as_str().to_owned();
     let reason = Reason {
@@ -488,7 +331,7 @@ fn judge_loss(stage: Stage, loss: &Loss, seen: Seen) -> Verdict {
     ours(fate, Then::Drop, stage, status, &rule, text)
 }
 
-fn judge_dns(stage: Stage, failure: &DnsFailure) -> Verdict {
+fn judge_dns(stage: Stage, failure: &DnsFailure, seen: Seen) -> Verdict {
     let permanent = match failure {
         DnsFailure::Temporary(_) => false,
         DnsFailure::NoSuchDomain | DnsFailure::NoRecord => true,
@@ -505,17 +348,13 @@ fn judge_dns(stage: Stage, failure: &DnsFailure) -> Verdict {
         DnsFailure::BadName(why) => format!("the host's name is of no use: {why}"),
         DnsFailure::Temporary(why) => format!("the host's addresses are not known now: {why}"),
     };
-    ours(
-        Fate::NextHost { permanent },
-        Then::Drop,
-        stage,
-        status,
-        rule,
-        text,
-    )
+    // What is wrong with the hosts of a route is for an operator to mend.
+    let permanent = permanent && !seen.route;
+    let fate = Fate::NextHost { permanent };
+    ours(fate, Then::Drop, stage, status, rule, text)
 }
 
-fn judge_forbidden(stage: Stage, why: &Forbidden) -> Verdict {
+fn judge_forbidden(stage: Stage, why: &Forbidden, seen: Seen) -> Verdict {
     let (permanent, status, rule, text) = match why {
         Forbidden::Prohibited(why) => {
             let text = format!("mail is not sent there: {why}");
@@ -530,14 +369,10 @@ fn judge_forbidden(stage: Stage, why: &Forbidden) -> Verdict {
             (false, "4.4.4", "address-family", text)
         }
     };
-    ours(
-        Fate::NextHost { permanent },
-        Then::Drop,
-        stage,
-        status,
-        rule,
-        text,
-    )
+    // What is wrong with the hosts of a route is for an operator to mend.
+    let permanent = permanent && !seen.route;
+    let fate = Fate::NextHost { permanent };
+    ours(fate, Then::Drop, stage, status, rule, text)
 }
 
 fn judge_need(stage: Stage, need: Need) -> Verdict {
@@ -606,62 +441,6 @@ pub(super) fn sanitised(text: &str) -> String {
         }
     };
     text.chars().take(TEXT_MAX).map(printable).collect()
-}
-
-/// "Please try again in 5 minutes", "greylisted for 300 seconds", "retry after 00:04:30".
-///
-/// Nobody has written down how a host says it, so: the first number with a unit of time after it, in a
-/// text that has a word of waiting.
-fn retry_after(text: &str) -> Option<Duration> {
-    const WAITING: [&str; 7] = ["try", "again", "later", "wait", "delay", "grey", "gray"];
-    let text = text.to_ascii_lowercase();
-    if !WAITING.iter().any(|word| text.contains(word)) {
-        return None;
-    }
-    let mut words = text
-        .split(|c: char| c.is_whitespace() || "()[]<>,;!?\"'=".contains(c))
-        .map(|word| word.trim_end_matches('.'))
-        .filter(|word| !word.is_empty())
-        .peekable();
-    while let Some(word) = words.next() {
-        let digits = word.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, rest) = word.split_at(digits);
-        let secs = match (number.parse::<u64>(), rest) {
-            (Ok(number), "") => words
-                .peek()
-                .and_then(|unit| unit_secs(unit))
-                .map(|unit| number.saturating_mul(unit)),
-            (Ok(_), rest) if rest.starts_with(':') => clock_secs(word),
-            (Ok(number), rest) => unit_secs(rest).map(|unit| number.saturating_mul(unit)),
-            (Err(_), _) => None,
-        };
-        if let Some(secs) = secs {
-            let wait = Duration::from_secs(secs);
-            return Some(wait.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end()));
-        }
-    }
-    None
-}
-
-fn unit_secs(unit: &str) -> Option<u64> {
-    match unit {
-        "s" | "sec" | "secs" | "second" | "seconds" => Some(1),
-        "m" | "min" | "mins" | "minute" | "minutes" => Some(60),
-        "h" | "hr" | "hrs" | "hour" | "hours" => Some(3600),
-        _ => None,
-    }
-}
-
-/// `MM:SS` or `HH:MM:SS`.
-fn clock_secs(text: &str) -> Option<u64> {
-    let mut parts = 0;
-    let secs = text.split(':').try_fold(0u64, |secs, part| {
-        parts += 1;
-        let valid = part.len() <= 2 && part.bytes().all(|b| b.is_ascii_digit());
-        let part = part.parse::<u64>().ok().filter(|_| valid)?;
-        Some(secs * 60 + part)
-    })?;
-    (2..=3).contains(&parts).then_some(secs)
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::finding::Forbidden;
 use super::io::{Hop, Lane};
-use super::outcome::Forbidden;
 use crate::config::{Config, HostPort};
 use crate::rng::Rng;
 

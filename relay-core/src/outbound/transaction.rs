@@ -19,29 +19,28 @@
 //! RFC 5321 §3.3, §4.5.3.1.10, §4.5.3.2; RFC 1870; RFC 2920 §3.1; RFC 3030; RFC 3461 §5.1; RFC 6152;
 //! RFC 6531 §3; RFC 9422.
 
+mod body;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use smtp_proto::client::{Awaiting, Capabilities, Connection, Event, SendError};
-use smtp_proto::{BodyType, Extension, ForwardPath, MailParams, RcptParams, Reply, Severity};
+use smtp_proto::{BodyType, ForwardPath, MailParams, Reply, Severity};
 
+use super::envelope::{lacks, mail_params, rcpt_params};
+use super::finding::{Finding, Loss, Need, Stage};
 use super::io::{Loaded, Request};
 use super::link::{Link, Received};
-use super::outcome::{Fate, Finding, Loss, Need, Seen, Stage, Then, Verdict, judge};
+use super::outcome::{Fate, Seen, Then, Verdict, judge};
 use super::work::Work;
 use crate::machine::Timer;
-use crate::queue::message::{Body, BodyKind, Envelope};
 use crate::queue::store::LoadFailed;
 use crate::time::Instant;
 
 /// Recipients of one transaction, where the host names no limit. RFC 5321 §4.5.3.1.8: every server
 /// takes 100.
 const RCPTS_MAX: usize = 100;
-
-/// Octets of a body in one burst: with every line a dot, stuffing makes 4 of 3.
-const PIECE_MAX: usize = 48 * 1024;
 
 /// RFC 5321 §4.5.3.2.2 and §4.5.3.2.3.
 const COMMAND: Duration = Duration::from_secs(5 * 60);
@@ -73,6 +72,8 @@ pub(super) struct Transaction {
     accepted: Vec<usize>,
     /// What MAIL was answered, if not 250.
     refused: Option<Verdict>,
+    /// The host takes recipients of a message that it refused.
+    confused: bool,
     phase: Phase,
     /// What the oldest awaited reply answers, and when it is late.
     waiting: Option<(Awaiting, Instant)>,
@@ -133,6 +134,7 @@ impl Transaction {
             named: Vec::new(),
             accepted: Vec::new(),
             refused: None,
+            confused: false,
             phase: Phase::Ending,
             waiting: None,
             envelope_until: now,
@@ -167,27 +169,6 @@ impl Transaction {
             None if self.deaf.is_some() && work.is_settled() => Progress::Done,
             None if self.deaf.is_some() => self.wait(link, now),
             None => self.go_on(link, work, now),
-        }
-    }
-
-    /// The piece of the body that was asked for.
-    pub(super) fn body(
-        &mut self,
-        piece: Result<Bytes, LoadFailed>,
-        link: &mut Link,
-        work: &mut Work,
-        now: Instant,
-    ) -> Progress {
-        match piece {
-            Ok(piece) if !piece.is_empty() => match self.send_piece(&piece, link) {
-                Ok(()) => self.go_on(link, work, now),
-                Err(why) => self.unreadable(LoadFailed::Damaged(why.to_string()), link, work),
-            },
-            Ok(_) => {
-                let why = LoadFailed::Damaged("the body is shorter than it was".to_owned());
-                self.unreadable(why, link, work)
-            }
-            Err(why) => self.unreadable(why, link, work),
         }
     }
 
@@ -250,6 +231,7 @@ impl Transaction {
         self.named.clear();
         self.accepted.clear();
         self.refused = None;
+        self.confused = false;
         self.envelope_until = now + ENVELOPE;
         let first = if link.open_transaction {
             Command::Reset
@@ -263,10 +245,8 @@ impl Transaction {
 
     /// Says what can be said now.
     fn go_on(&mut self, link: &mut Link, work: &mut Work, now: Instant) -> Progress {
-        if let Phase::Envelope(_) = self.phase {
-            if let Some(progress) = self.send_envelope(link, work) {
-                return progress;
-            }
+        if let Some(progress) = self.send_envelope(link, work) {
+            return progress;
         }
         if let Phase::Body(sent) = self.phase {
             return self.send_body(sent, link, work, now);
@@ -326,8 +306,6 @@ impl Transaction {
         let Some(&position) = self.batch.front() else {
             return Ok(());
         };
-        let dsn = link.offers().has(Extension::Dsn);
-        let utf8 = self.mail.smtputf8;
         let recipients = &self.loaded.message.envelope.recipients;
         let index = work
             .job
@@ -339,17 +317,7 @@ impl Transaction {
         let Some(recipient) = recipients.get(index as usize) else {
             return Err(SendError::BadArgument);
         };
-        let params = if dsn {
-            RcptParams {
-                notify: recipient.notify.unwrap_or_default(),
-                orcpt: recipient
-                    .orcpt
-                    .clone()
-                    .filter(|orcpt| utf8 || orcpt.is_ascii()),
-            }
-        } else {
-            RcptParams::default()
-        };
+        let params = rcpt_params(recipient, self.mail.smtputf8, link.offers());
         let to = ForwardPath::Mailbox(recipient.to.clone());
         link.send(|smtp, wire| smtp.rcpt(&to, &params, wire))?;
         self.batch.pop_front();
@@ -420,64 +388,28 @@ impl Transaction {
                     work.settle(position, &verdict);
                 }
             }
+            // Even the dot alone would be a message to them.
+            Awaiting::Data if ok && self.confused => {
+                link.end_with(Then::Drop);
+                self.phase = Phase::Ending;
+            }
             Awaiting::Data if ok && nobody => self.phase = end_of_nothing(link),
             Awaiting::Data if ok => self.phase = Phase::Body(0),
             Awaiting::Data => self.settle_accepted(Stage::Data, &Finding::Reply(reply), link, work),
             Awaiting::BodyEnd { .. } => {
                 link.open_transaction = false;
-                self.settle_accepted(Stage::Dot, &Finding::Reply(reply), link, work);
+                let finding = match &self.deaf {
+                    // It cannot speak of a message whose end could not be written.
+                    Some((loss, _)) if ok => Finding::Lost(loss.clone()),
+                    Some(_) | None => Finding::Reply(reply),
+                };
+                self.settle_accepted(Stage::Dot, &finding, link, work);
             }
-            Awaiting::Mail | Awaiting::Rcpt { .. } | Awaiting::Reset => {}
+            Awaiting::Rcpt { .. } => self.confused |= ok,
+            Awaiting::Mail | Awaiting::Reset => {}
             Awaiting::Greeting | Awaiting::Hello(_) | Awaiting::StartTls | Awaiting::Auth => {}
             Awaiting::Chunk | Awaiting::Noop | Awaiting::Quit => {}
         }
-    }
-
-    /// The next burst of the body.
-    fn send_body(&mut self, sent: u64, link: &mut Link, work: &mut Work, now: Instant) -> Progress {
-        let size = self.size();
-        if sent >= size {
-            self.phase = Phase::Ending;
-            if self.mail.body != Some(BodyType::BinaryMime) {
-                if let Err(why) = link.send(Connection::body_end) {
-                    return self.cut(Finding::Lost(Loss::Protocol(why.to_string())), link, work);
-                }
-            }
-            return self.wait(link, now);
-        }
-        let id = self.loaded.message.id;
-        let left = usize::try_from(size - sent).unwrap_or(usize::MAX);
-        let max = left.min(PIECE_MAX);
-        let loaded = Arc::clone(&self.loaded);
-        let Body::Memory(bytes) = &loaded.body else {
-            return Progress::Ask(Request::ReadBody {
-                id,
-                offset: sent,
-                max,
-            });
-        };
-        let start = usize::try_from(sent).unwrap_or(usize::MAX);
-        let piece = bytes
-            .get(start..start.saturating_add(max))
-            .unwrap_or_default();
-        match self.send_piece(piece, link) {
-            Ok(()) if left > max => Progress::Ask(Request::Flush),
-            Ok(()) => self.send_body(size, link, work, now),
-            Err(why) => self.unreadable(LoadFailed::Damaged(why.to_string()), link, work),
-        }
-    }
-
-    fn send_piece(&mut self, piece: &[u8], link: &mut Link) -> Result<(), SendError> {
-        let Phase::Body(sent) = self.phase else {
-            return Err(SendError::WrongState);
-        };
-        let left = self.size().saturating_sub(sent);
-        if piece.len() as u64 > left {
-            return Err(SendError::OverChunk);
-        }
-        link.send(|smtp, wire| smtp.body(piece, wire))?;
-        self.phase = Phase::Body(sent + piece.len() as u64);
-        Ok(())
     }
 
     /// All was said and answered.
@@ -554,13 +486,6 @@ impl Transaction {
         }
     }
 
-    /// The body cannot be read to its end: without its end it is no message for the host.
-    fn unreadable(&mut self, why: LoadFailed, link: &mut Link, work: &mut Work) -> Progress {
-        link.end_with(Then::Drop);
-        work.settle_rest(&judge(Stage::Store, &Finding::Store(why), Seen::default()));
-        Progress::Done
-    }
-
     fn wait(&mut self, link: &Link, now: Instant) -> Progress {
         if let Some((_, until)) = self.deaf {
             return Progress::Wait(until, Timer::Body);
@@ -579,17 +504,10 @@ impl Transaction {
             Some(_) | None => now + limit,
         };
         self.waiting = Some((front, until));
-        match front {
-            Awaiting::BodyEnd { .. } => Progress::Wait(until, why),
-            _ => Progress::Wait(until.min(self.envelope_until), why),
+        if matches!(front, Awaiting::BodyEnd { .. }) {
+            return Progress::Wait(until, why);
         }
-    }
-
-    fn size(&self) -> u64 {
-        match &self.loaded.body {
-            Body::Memory(bytes) => bytes.len() as u64,
-            Body::Spooled => self.loaded.message.size,
-        }
+        Progress::Wait(until.min(self.envelope_until), why)
     }
 }
 
@@ -610,40 +528,4 @@ fn end_of_nothing(link: &mut Link) -> Phase {
     // It can only fail on a connection that is closing, and then it is not needed.
     let _ = link.send(Connection::body_end);
     Phase::Ending
-}
-
-/// What the message needs and the host does not offer. Nothing is converted on the way: a signature
-/// over the body would break.
-fn lacks(envelope: &Envelope, size: u64, offers: &Capabilities) -> Option<Need> {
-    let has = |extension| offers.has(extension);
-    let utf8_needed =
-        envelope.smtputf8 && (envelope.body != BodyKind::SevenBit || !envelope.from.is_ascii());
-    if utf8_needed && !has(Extension::SmtpUtf8) {
-        return Some(Need::SmtpUtf8);
-    }
-    match envelope.body {
-        BodyKind::EightBit if !has(Extension::EightBitMime) => return Some(Need::EightBitMime),
-        BodyKind::Binary if !has(Extension::BinaryMime) => return Some(Need::BinaryMime),
-        BodyKind::SevenBit | BodyKind::EightBit | BodyKind::Binary => {}
-    }
-    // RFC 1870 §6.1: the client need not ask for what was already refused.
-    offers.size_max.filter(|&max| size > max).map(Need::Size)
-}
-
-fn mail_params(loaded: &Loaded, offers: &Capabilities) -> MailParams {
-    let message = &loaded.message;
-    let envelope = &message.envelope;
-    let dsn = offers.has(Extension::Dsn);
-    MailParams {
-        size: offers.has(Extension::Size).then_some(message.size),
-        body: match envelope.body {
-            BodyKind::SevenBit => None,
-            BodyKind::EightBit => Some(BodyType::EightBitMime),
-            BodyKind::Binary => Some(BodyType::BinaryMime),
-        },
-        smtputf8: envelope.smtputf8 && offers.has(Extension::SmtpUtf8),
-        ret: envelope.ret.filter(|_| dsn),
-        envid: envelope.envid.clone().filter(|_| dsn),
-        ..MailParams::default()
-    }
 }

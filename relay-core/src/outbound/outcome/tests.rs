@@ -1,5 +1,7 @@
 //! The table of the module's documentation, cell by cell.
 
+use std::io;
+
 use smtp_proto::Code;
 
 use super::*;
@@ -23,6 +25,7 @@ const PLAIN: Seen = Seen {
     reused: false,
     accepted: false,
     tls_given_up: false,
+    route: false,
 };
 
 const NEXT: Fate = Fate::NextHost { permanent: false };
@@ -91,11 +94,12 @@ fn every_verdict_has_a_whole_reason() {
     ]);
     for stage in Stage::ALL {
         for finding in &findings {
-            for bits in 0..8 {
+            for bits in 0..16 {
                 let seen = Seen {
                     reused: bits & 1 != 0,
                     accepted: bits & 2 != 0,
                     tls_given_up: bits & 4 != 0,
+                    route: bits & 8 != 0,
                 };
                 let verdict = judge(stage, finding, seen);
                 let Reason {
@@ -293,6 +297,21 @@ fn what_we_find_ourselves() {
             (fate, status),
             "{finding:?}"
         );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_route_never_bounces() {
+    let route = Seen {
+        route: true,
+        ..PLAIN
+    };
+    let own = Forbidden::Own("192.0.2.1:25".parse().unwrap());
+    for (stage, finding) in [
+        (Stage::Resolve, Finding::Dns(DnsFailure::NoSuchDomain)),
+        (Stage::Policy, Finding::Forbidden(own)),
+    ] {
+        assert_eq!(judge(stage, &finding, route).fate, NEXT);
     }
 }
 

@@ -400,3 +400,14 @@ fn an_early_refusal_is_heard_over_the_broken_pipe() {
         assert!(!run.tried().reusable);
     }
 }
+
+/// A success that comes before the dot could leave is none.
+#[test]
+fn an_early_success_is_not_believed_over_the_broken_pipe() {
+    let mut acts = say("250 2.0.0 queued");
+    acts.push(Act::Reset);
+    let run = World::with(Script::default().on("body", acts))
+        .mail(&Mail::default())
+        .run();
+    assert_eq!(run.fates(), "?");
+}

@@ -119,6 +119,19 @@ fn an_unearned_354_is_answered_with_the_dot_alone() {
 }
 
 #[test]
+fn a_host_that_takes_recipients_of_a_refused_message_gets_no_dot() {
+    let script = Script::default()
+        .on("mail", say("550 5.7.1 not from you"))
+        .on("rcpt", say("250 ok"))
+        .on("data", say("354 go ahead"));
+    let mut world = World::with(script).mail(&Mail::default());
+    let run = world.run();
+    assert_eq!(run.fates(), "b");
+    assert!(!run.tried().reusable);
+    assert_eq!(world.mx().heard().wire, b"");
+}
+
+#[test]
 fn without_pipelining_each_reply_is_waited_for() {
     let script = Script::default()
         .offers(&["8BITMIME"])

@@ -1,5 +1,6 @@
 //! A delivery in a world of scripted hosts and virtual time.
 
+mod chaos;
 mod cli;
 mod flow;
 mod server;
@@ -19,6 +20,7 @@ use super::*;
 use crate::config::TlsLevel;
 use crate::dns::{Addresses, DnsFailure};
 use crate::id::MessageId;
+use crate::machine::{Input, Machine};
 use crate::queue::message::{Body, BodyKind, Envelope, Message, Origin, Recipient};
 use crate::queue::store::{LoadFailed, Place};
 use crate::time::UnixTime;
@@ -263,7 +265,7 @@ impl World {
     /// Runs one delivery, with all jobs, to its end.
     fn run(&mut self) -> Run {
         let mut job = self.jobs.pop_front().unwrap();
-        if let (true, Some(Ok(loaded))) = (self.seed % 2 == 0, self.store.get(&job.id)) {
+        if let (true, Some(Ok(loaded))) = (self.seed.is_multiple_of(2), self.store.get(&job.id)) {
             job.loaded = Some(Arc::clone(loaded));
         }
         let start = Start {

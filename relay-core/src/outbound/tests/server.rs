@@ -70,7 +70,9 @@ impl Server {
                         }
                         Event::Quit => self.closed = true,
                         Event::Reset => self.rcpts.clear(),
-                        event => panic!("{event:?}"),
+                        event @ (Event::StartTls | Event::Auth(_) | Event::BodyRefused(_)) => {
+                            panic!("{event:?}")
+                        }
                     }
                     used
                 }

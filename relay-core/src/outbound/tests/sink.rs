@@ -179,6 +179,7 @@ impl Sink {
             broken: false,
             mute: false,
             greeting: None,
+            early: None,
         };
         let script = self.script.borrow().clone();
         if script.implicit_tls {
@@ -208,6 +209,8 @@ pub(super) struct Session {
     mute: bool,
     /// What is said once TLS is up.
     greeting: Option<Vec<Act>>,
+    /// The class of what was said before the end of the body: the client takes it for the last word.
+    early: Option<char>,
 }
 
 enum State {
@@ -328,7 +331,7 @@ impl Session {
                         let step = server.step(&BASE64.decode(line).unwrap());
                         self.auth_step(server, step)
                     }
-                    _ => self.command(&line),
+                    State::Commands | State::Data | State::Chunk { .. } => self.command(&line),
                 };
                 self.perform(now, acts);
                 true
@@ -357,6 +360,7 @@ impl Session {
         if !self.input.is_empty() {
             let acts = self.script.borrow_mut().act("body");
             if let Some(acts) = acts {
+                self.early = self.early.or(first_digit(&acts));
                 self.perform(now, acts);
                 if self.broken {
                     return false;
@@ -392,15 +396,16 @@ impl Session {
             .borrow_mut()
             .act(".")
             .unwrap_or_else(|| say("250 2.0.0 queued"));
-        let positive = acts.iter().any(|act| match act {
-            Act::Say(text) => text.starts_with('2'),
-            _ => false,
-        });
         let mail = std::mem::take(&mut self.mail);
-        if positive && !mail.rcpts.is_empty() {
+        let early = self.early.take();
+        let said = early.or(first_digit(&acts));
+        // What resets on the dot did not get it.
+        let reset = early.is_none() && acts.iter().any(|act| matches!(act, Act::Reset));
+        if said == Some('2') && !reset && !mail.rcpts.is_empty() {
             self.heard.borrow_mut().taken.push(mail);
         }
-        acts
+        // What was said too early is not said again.
+        if early.is_some() { Vec::new() } else { acts }
     }
 
     fn command(&mut self, line: &str) -> Vec<Act> {
@@ -417,11 +422,7 @@ impl Session {
             .unwrap_or_default()
             .to_ascii_uppercase();
         let acts = scripted.unwrap_or_else(|| self.default_acts(&verb, line, tls));
-        let said = acts.iter().find_map(|act| match act {
-            Act::Say(text) => text.chars().next(),
-            _ => None,
-        });
-        match (verb.as_str(), said) {
+        match (verb.as_str(), first_digit(&acts)) {
             ("MAIL", Some('2')) => {
                 self.mail = Taken {
                     mail: line.into(),
@@ -524,4 +525,15 @@ impl Session {
             _ => say("250 2.0.0 ok"),
         }
     }
+}
+
+/// The class of the first reply.
+fn first_digit(acts: &[Act]) -> Option<char> {
+    acts.iter().find_map(|act| {
+        if let Act::Say(text) = act {
+            text.chars().next()
+        } else {
+            None
+        }
+    })
 }
