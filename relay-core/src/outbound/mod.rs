@@ -58,10 +58,6 @@ use work::Work;
 /// and there are other addresses.
 const CONNECT: Duration = Duration::from_secs(30);
 
-/// How long a runtime lets one burst take to be written, before it hands in
-/// [`WriteFailed`](crate::machine::Input::WriteFailed). RFC 5321 §4.5.3.2.5.
-pub const BURST_WRITE_MAX: Duration = Duration::from_secs(3 * 60);
-
 /// The reply to QUIT: everything is settled by then.
 const QUIT: Duration = Duration::from_secs(5);
 
