@@ -263,6 +263,10 @@ impl Session {
                 Ok(Progress::Event { used: more, event }) => {
                     used += more;
                     self.line_ends();
+                    if matches!(self.state, State::Discarding(_)) {
+                        // There are no events within a message that is refused: this one follows it.
+                        self.state = State::Ready;
+                    }
                     self.event(event);
                 }
                 Ok(Progress::NeedMore { used: more }) => {

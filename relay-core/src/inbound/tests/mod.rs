@@ -4,6 +4,7 @@
 //! runs in every [`Mode`]: in clear text and under TLS, in one piece and octet by octet.
 
 mod admission;
+mod any_client;
 mod auth;
 mod dialogue;
 mod direct;
