@@ -16,7 +16,8 @@
 //!
 //! | part | what it owns |
 //! |---|---|
-//! | [`Session`] | what a connection holds, waits for and owes; the order of things |
+//! | [`Session`] | what a connection holds and waits for; the order of things |
+//! | `owed` | what it says of itself, what it owes, and how it ends |
 //! | `admit` | PROXY, the engine's welcome, TLS, what EHLO offers |
 //! | `auth` | AUTH, down to the credential that the client acts as |
 //! | `envelope` | the rules of MAIL and RCPT |
@@ -98,6 +99,7 @@ pub mod body;
 mod content;
 pub mod direct;
 mod envelope;
+mod owed;
 mod proxy;
 mod session;
 mod transfer;

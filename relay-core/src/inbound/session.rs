@@ -8,11 +8,11 @@ use smtp_proto::server::{Auth, Connection, Event, Hello, Mail, Progress, Rejecti
 use super::auth::Exchange;
 use super::content::Transaction;
 use super::envelope::Client;
+use super::owed::Chore;
 use super::transfer::{Pace, Transfer};
 use super::{Answer, Request, Setup};
 use crate::channel::Channel;
-use crate::engine::{self, Ask, Refusal};
-use crate::id::MessageId;
+use crate::engine;
 use crate::machine::{Input, Machine, Output, Timer};
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
@@ -37,7 +37,7 @@ pub struct Session {
     /// What the next poll asks of the runtime.
     pub(super) request: Option<Request>,
     /// What is owed to the engine and the spool. One stays here until it is done.
-    chores: Vec<Chore>,
+    pub(super) chores: Vec<Chore>,
     /// Replies that are not in the channel yet. It is as empty as can be while the client is read.
     pub(super) replies: Vec<u8>,
     /// What left the channel before it changed to TLS.
@@ -53,22 +53,11 @@ pub struct Session {
     /// The engine counts this connection: it is owed a `Bye`.
     pub(super) welcome: bool,
     pub(super) auth_failures: u8,
-    interrupted: bool,
+    pub(super) interrupted: bool,
     /// Since when the session waits for what it waits for.
     pub(super) since: Instant,
     /// A command has begun.
     line_begun: bool,
-}
-
-/// Something that the session owes, whatever becomes of the client.
-#[derive(Debug, Clone, Copy)]
-enum Chore {
-    /// Delete the spool file of a message.
-    Unspool(MessageId),
-    /// Give the id of a message back.
-    Abandon(MessageId),
-    /// Say that the session is over.
-    Bye,
 }
 
 /// What the session waits for.
@@ -283,13 +272,13 @@ impl Session {
     }
 
     /// A command is done: the time for the next begins.
-    fn line_ends(&mut self) {
+    pub(super) fn line_ends(&mut self) {
         self.line_begun = false;
         self.since = self.now.instant;
     }
 
     /// Whether octets of the client are decoded now.
-    fn reads(&self) -> bool {
+    pub(super) fn reads(&self) -> bool {
         let reads = match &self.state {
             State::Ready | State::Discarding(_) => true,
             State::Auth(exchange) => exchange.is_challenged(),
@@ -403,133 +392,6 @@ impl Session {
             | State::Ending => "Waited too long for a command; closing",
         };
         self.shut_down(Rejection::TIMED_OUT, text);
-    }
-}
-
-// What goes out, and how it ends.
-
-impl Session {
-    /// Says yes to the pending command. An empty text stands for the usual one.
-    pub(super) fn accept(&mut self, text: &str) {
-        let Some(smtp) = &mut self.smtp else { return };
-        if smtp.accept(text, &mut self.replies).is_err() {
-            self.confused();
-        }
-    }
-
-    /// Says no to the pending command, or to the message under way.
-    pub(super) fn reject(&mut self, refusal: &Refusal) {
-        let Some(smtp) = &mut self.smtp else { return };
-        if smtp
-            .reject(refusal.why, &refusal.text, &mut self.replies)
-            .is_err()
-        {
-            return self.confused();
-        }
-        if refusal.close || smtp.is_closed() {
-            self.end();
-        }
-    }
-
-    /// Sends a 334.
-    pub(super) fn challenge(&mut self, challenge: &[u8]) {
-        let Some(smtp) = &mut self.smtp else { return };
-        if smtp.challenge(challenge, &mut self.replies).is_err() {
-            self.confused();
-        }
-    }
-
-    /// Says 421 and ends.
-    pub(super) fn shut_down(&mut self, why: Rejection, text: &str) {
-        // In a handshake there is nobody to read it.
-        if let (Some(smtp), false) = (&mut self.smtp, matches!(self.state, State::Handshake)) {
-            smtp.shut_down(why, text, &mut self.replies);
-        }
-        self.end();
-    }
-
-    /// An answer or an event came that fits nothing that was asked: an error in a runtime or in us.
-    pub(super) fn confused(&mut self) {
-        debug_assert!(false, "an answer that nobody asked for");
-        self.shut_down(Rejection::transient(421, 3, 0), "Internal error; closing");
-    }
-
-    /// Waits for a command.
-    pub(super) fn ready(&mut self) {
-        self.state = State::Ready;
-        self.line_ends();
-    }
-
-    pub(super) fn is_ending(&self) -> bool {
-        matches!(self.state, State::Ending)
-    }
-
-    /// The envelope comes to nothing: its id goes back, and what the spool holds of it is deleted.
-    pub(super) fn drop_transaction(&mut self) {
-        if let Some(transaction) = self.transaction.take() {
-            if transaction.spooled {
-                self.chores.push(Chore::Unspool(transaction.id));
-            }
-            self.chores.push(Chore::Abandon(transaction.id));
-        }
-    }
-
-    /// The engine refused to keep the message: its id is gone, the spool is not.
-    pub(super) fn submission_refused(&mut self) {
-        if let Some(transaction) = self.transaction.take_if(|transaction| transaction.spooled) {
-            self.chores.push(Chore::Unspool(transaction.id));
-        }
-        self.transaction = None;
-    }
-
-    /// The session is over. What it owes to others is paid before the connection closes.
-    pub(super) fn end(&mut self) {
-        if self.is_ending() {
-            return;
-        }
-        self.drop_transaction();
-        if std::mem::take(&mut self.welcome) {
-            self.chores.push(Chore::Bye);
-        }
-        self.request = None;
-        self.pending = Vec::new();
-        self.state = State::Ending;
-    }
-
-    /// After each input: pays what is owed, and ends if nothing more can come or is wanted.
-    fn settle(&mut self) {
-        if self.reads() && self.channel.peer_closed() {
-            // RFC 8446 §6.1: nothing comes after a close_notify.
-            self.end();
-        }
-        if self.interrupted && self.transaction.is_none() && self.waits_for_client() {
-            self.shut_down(
-                Rejection::SHUTTING_DOWN,
-                "Shutting down; connect again later",
-            );
-        }
-        let owes = matches!(
-            self.state,
-            State::Ready | State::Discarding(_) | State::Ending
-        );
-        if let (Some(chore), None, true) = (self.chores.first(), &self.request, owes) {
-            self.request = Some(chore.request());
-        }
-    }
-
-    /// Whether the next poll is a read.
-    fn waits_for_client(&self) -> bool {
-        self.reads() || matches!(self.state, State::Proxy | State::Handshake)
-    }
-}
-
-impl Chore {
-    fn request(self) -> Request {
-        match self {
-            Self::Unspool(id) => Request::Unspool(id),
-            Self::Abandon(id) => Request::Engine(Ask::Abandon(id)),
-            Self::Bye => Request::Engine(Ask::Bye),
-        }
     }
 }
 
