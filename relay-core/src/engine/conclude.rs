@@ -18,7 +18,7 @@ use crate::events::{Attempt, DeliveryEvent, EventKind, rfc3339};
 use crate::id::MessageId;
 use crate::outbound::{Evidence, Loaded, Outcome, Reason};
 use crate::queue::job::Then;
-use crate::queue::reason::{from_line, to_line};
+use crate::queue::reason::to_line;
 use crate::queue::recipients::Recipients;
 use crate::queue::record::{DeferredState, Progress};
 use crate::queue::schedule::wait_after;
@@ -42,8 +42,8 @@ struct Group {
 }
 
 /// How an attempt is told.
-struct Telling<'a> {
-    message: u32,
+pub(super) struct Telling<'a> {
+    pub(super) message: u32,
     lane: String,
     attempt: u32,
     evidence: &'a Evidence,
@@ -51,7 +51,7 @@ struct Telling<'a> {
 }
 
 impl Telling<'_> {
-    fn attempt(&self, reason: Reason, recipients: &[u32]) -> Attempt {
+    pub(super) fn attempt(&self, reason: Reason, recipients: &[u32]) -> Attempt {
         Attempt {
             recipients: recipients.iter().map(|&index| self.name(index)).collect(),
             lane: self.lane.clone(),
@@ -61,7 +61,7 @@ impl Telling<'_> {
         }
     }
 
-    fn name(&self, index: u32) -> String {
+    pub(super) fn name(&self, index: u32) -> String {
         let known = self
             .loaded
             .and_then(|l| l.message.envelope.recipients.get(index as usize));
@@ -122,7 +122,7 @@ impl Engine {
         self.tend(message, loaded);
     }
 
-    fn telling<'a>(
+    pub(super) fn telling<'a>(
         &self,
         job: u32,
         evidence: &'a Evidence,
@@ -155,7 +155,12 @@ impl Engine {
 
     /// Settles recipients that will never be delivered; gives back those of which nobody wants to
     /// hear. The others are noted as settled when their report is stored.
-    fn bounce(&mut self, telling: &Telling<'_>, reason: Reason, recipients: Vec<u32>) -> Vec<u32> {
+    pub(super) fn bounce(
+        &mut self,
+        telling: &Telling<'_>,
+        reason: Reason,
+        recipients: Vec<u32>,
+    ) -> Vec<u32> {
         self.counters.settle(recipients.len(), Settled::Bounced);
         let id = self.table.messages[telling.message].id;
         self.event(
@@ -165,7 +170,12 @@ impl Engine {
         self.fail(telling, &reason, recipients)
     }
 
-    fn fail(&mut self, telling: &Telling<'_>, reason: &Reason, recipients: Vec<u32>) -> Vec<u32> {
+    pub(super) fn fail(
+        &mut self,
+        telling: &Telling<'_>,
+        reason: &Reason,
+        recipients: Vec<u32>,
+    ) -> Vec<u32> {
         let entry = &self.table.messages[telling.message];
         let (id, wants) = (entry.id, entry.wants);
         if wants.failure() {
@@ -243,17 +253,27 @@ impl Engine {
             wait_after(&self.config.delivery.retry, attempt, asked, &mut self.rng)
         };
         let next = self.clock.tick().after(wait).min(self.deadline(message));
-        let due = self.clock.unix(next);
         self.table.jobs[job].due = next;
-        let entry = &self.table.messages[message];
-        let (id, place) = (entry.id, entry.place);
+        self.tell_deferral(job, telling, open, line.unwrap_or_default());
+        if self.table.messages[message].held || crowded {
+            self.dispatch(job);
+        } else {
+            self.table.wait(job, next);
+        }
+    }
+
+    /// Notes that a job waits until it is due, and says so.
+    fn tell_deferral(&mut self, job: u32, telling: &Telling<'_>, open: Vec<Group>, reason: String) {
+        let (entry, message) = (&self.table.jobs[job], &self.table.messages[telling.message]);
+        let (id, place) = (message.id, message.place);
+        let due = self.clock.unix(entry.due);
         let state = DeferredState {
-            recipients: self.table.jobs[job].recipients.to_vec(),
-            attempts: attempt,
+            recipients: entry.recipients.to_vec(),
+            attempts: telling.attempt,
             next: due,
-            delay_reported: entry.delay_reported,
-            in_doubt: self.table.jobs[job].marks.in_doubt(),
-            reason: line.unwrap_or_default(),
+            delay_reported: message.delay_reported,
+            in_doubt: entry.marks.in_doubt(),
+            reason,
         };
         self.out
             .push_back(Output::Note(id, place, Progress::Deferred(state)));
@@ -278,11 +298,6 @@ impl Engine {
                 );
             }
         }
-        if self.table.messages[message].held || crowded {
-            self.dispatch(job);
-        } else {
-            self.table.wait(job, next);
-        }
     }
 
     /// Does to a picked job what an administrator asked for while it was being delivered. Whether
@@ -294,88 +309,6 @@ impl Engine {
             Then::Remove => self.remove_by_admin(job),
         }
         true
-    }
-
-    /// Gives up a job whose message's time is over, unless a delivery has it.
-    pub(super) fn expire(&mut self, job: u32) {
-        let entry = &self.table.jobs[job];
-        let (message, recipients) = (entry.message, entry.recipients.to_vec());
-        let (last, host) = self.last_line(job).map(from_line).unzip();
-        let text = match &last {
-            Some(last) => {
-                let code = last.code.map(|code| format!("{code} ")).unwrap_or_default();
-                format!(
-                    "not delivered in time; last: {code}{} {}",
-                    last.status, last.text
-                )
-            }
-            None => "not delivered in time, and never tried".to_owned(),
-        };
-        let reason = Reason {
-            stage: last.map(|last| last.stage).unwrap_or_default(),
-            code: None,
-            status: "5.4.7".to_owned(),
-            text,
-            rule: "expired".to_owned(),
-        };
-        let evidence = Evidence {
-            host: host.flatten(),
-            ..Evidence::default()
-        };
-        let loaded = self.table.loaded(self.table.messages[message].id);
-        let telling = self.telling(job, &evidence, loaded.as_deref());
-        self.counters.settle(recipients.len(), Settled::Expired);
-        let id = self.table.messages[message].id;
-        self.event(
-            id,
-            EventKind::Expired(telling.attempt(reason.clone(), &recipients)),
-        );
-        let settled = self.fail(&telling, &reason, recipients);
-        self.note_settled(message, settled);
-        self.drop_job(job);
-        self.tend(message, loaded);
-    }
-
-    /// Bounces a job that no delivery has because an administrator said so.
-    pub(super) fn bounce_by_admin(&mut self, job: u32) {
-        let entry = &self.table.jobs[job];
-        let (message, recipients) = (entry.message, entry.recipients.to_vec());
-        let reason = Reason {
-            stage: "policy".to_owned(),
-            code: None,
-            status: "5.0.0".to_owned(),
-            text: "given up by the relay's administrator".to_owned(),
-            rule: "administrator".to_owned(),
-        };
-        let evidence = Evidence::default();
-        let loaded = self.table.loaded(self.table.messages[message].id);
-        let telling = self.telling(job, &evidence, loaded.as_deref());
-        let settled = self.bounce(&telling, reason, recipients);
-        self.note_settled(message, settled);
-        self.drop_job(job);
-        self.tend(message, loaded);
-    }
-
-    /// Drops a job that no delivery has, without a report.
-    pub(super) fn remove_by_admin(&mut self, job: u32) {
-        let entry = &self.table.jobs[job];
-        let (message, recipients) = (entry.message, entry.recipients.to_vec());
-        self.counters.settle(recipients.len(), Settled::Removed);
-        let evidence = Evidence::default();
-        let loaded = self.table.loaded(self.table.messages[message].id);
-        let telling = self.telling(job, &evidence, loaded.as_deref());
-        let names = recipients
-            .iter()
-            .map(|&index| telling.name(index))
-            .collect();
-        let change = EventKind::Changed {
-            change: "removed".to_owned(),
-            recipients: names,
-        };
-        self.event(self.table.messages[message].id, change);
-        self.note_settled(message, recipients);
-        self.drop_job(job);
-        self.tend(message, None);
     }
 
     /// Notes settled recipients, unless the whole message is about to be discarded.
@@ -391,7 +324,7 @@ impl Engine {
     }
 
     /// Takes a job out of the table and from its domain.
-    fn drop_job(&mut self, job: u32) {
+    pub(super) fn drop_job(&mut self, job: u32) {
         let domain = self.table.jobs[job].domain;
         self.table.remove_job(job);
         self.domains.remove_job(domain);

@@ -34,6 +34,7 @@ mod conclude;
 mod counters;
 mod deliver;
 mod enter;
+mod give_up;
 mod io;
 mod limits;
 mod report;
@@ -128,9 +129,10 @@ impl Engine {
 
     /// Takes one input. What it leads to is given by [`Engine::poll_output`].
     pub fn handle_input(&mut self, now: Now, input: Input) {
-        self.clock.set(now);
+        let gap = self.clock.set(now);
         if !matches!(input, Input::Recovered(_)) {
             self.finish_recovery();
+            self.forgive(gap);
         }
         match input {
             Input::Ask(session, ask) => self.ask(session, ask),

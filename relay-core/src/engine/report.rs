@@ -9,6 +9,7 @@
 //!
 //! A recipient that failed is noted as settled, and its message discarded, only after the report is
 //! on stable storage: a crash in between makes the failure happen again, never a loss without a word.
+//! Only a report of success can be lost so: the delivery itself must not happen again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -94,6 +95,12 @@ fn failed_index(report: &RecipientReport) -> Option<u32> {
     }
 }
 
+/// A recipient that was late and has failed since is reported as failed.
+fn forget_outdated(reports: &mut Vec<RecipientReport>) {
+    let failed: BTreeSet<u32> = reports.iter().filter_map(failed_index).collect();
+    reports.retain(|report| failed_index(report).is_some() || !failed.contains(&report.index));
+}
+
 impl Engine {
     /// Adds to what is to be reported about a message.
     pub(super) fn add_reports(&mut self, about: MessageId, reports: Vec<RecipientReport>) {
@@ -128,6 +135,7 @@ impl Engine {
         }
         pending.phase = Phase::Asked;
         pending.sent = std::mem::take(&mut pending.gathered);
+        forget_outdated(&mut pending.sent);
         let recipients = pending.sent.clone();
         self.reports.under_way += 1;
         let original = original.or_else(|| self.table.loaded(id));

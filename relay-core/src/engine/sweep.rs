@@ -18,6 +18,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 const SWEPT_MAX: u32 = 2048;
 /// Jobs that a pass sends on their way.
 const DUE_MAX: usize = 512;
+/// Without a call for so long, time stood still.
+const STALL: Duration = Duration::from_secs(3600);
 /// After this time a sender is told that a message is late. RFC 5321 §4.5.4.1 leaves it open; four
 /// hours is what senders are used to.
 const DELAY: Duration = Duration::from_secs(4 * 3600);
@@ -56,6 +58,20 @@ impl Engine {
         }
         self.send_due_reports();
         self.sweep(now);
+    }
+
+    /// The engine asks to be woken every minute while it has messages. If it was not called for much
+    /// longer, the process or the machine stood still: that time does not make messages older, so
+    /// that each is tried again before it is given up.
+    pub(super) fn forgive(&mut self, gap: Duration) {
+        let Some(lost) = gap.checked_sub(STALL) else {
+            return;
+        };
+        for message in 0..self.table.messages.slots() {
+            if let Some(entry) = self.table.messages.get_mut(message) {
+                entry.birth = entry.birth.after(lost);
+            }
+        }
     }
 
     /// When something is due next.

@@ -15,7 +15,7 @@ use crate::outbound::Lane;
 
 /// How long a lane without jobs is remembered for what its hosts did.
 const IDLE: Duration = Duration::from_secs(10 * 60);
-/// Lanes that are remembered without jobs.
+/// So many lanes are remembered, however many are idle.
 const LANES_MAX: usize = 4096;
 
 /// The number of a lane. It is never used again, so that one kept too long leads nowhere.
@@ -45,6 +45,8 @@ pub(crate) struct Lanes {
     /// Ends of back-offs.
     backoffs: BTreeSet<(Tick, LaneNo)>,
     last_no: u64,
+    /// At so many lanes those without jobs are forgotten early.
+    crowd: usize,
 }
 
 const fn class(standing: Standing) -> usize {
@@ -65,6 +67,7 @@ impl Lanes {
             next: 0,
             backoffs: BTreeSet::new(),
             last_no: 0,
+            crowd: LANES_MAX,
         }
     }
 
@@ -78,8 +81,9 @@ impl Lanes {
         if let Some(&no) = self.keys.get(key) {
             return no;
         }
-        if self.entries.len() >= LANES_MAX {
+        if self.entries.len() >= self.crowd {
             self.tidy(now.after(2 * IDLE));
+            self.crowd = (2 * self.entries.len()).max(LANES_MAX);
         }
         self.last_no += 1;
         let no = LaneNo(self.last_no);

@@ -60,12 +60,15 @@ impl Clock {
         }
     }
 
-    /// Moves on. The monotonic clock never goes back, whatever a caller hands in.
-    pub(crate) fn set(&mut self, now: Now) {
+    /// Moves on. The monotonic clock never goes back, whatever a caller hands in. Gives the time
+    /// since the last move.
+    pub(crate) fn set(&mut self, now: Now) -> Duration {
+        let gap = now.instant.since(self.now.instant);
         self.now = Now {
             instant: now.instant.max(self.now.instant),
             unix: now.unix,
         };
+        gap
     }
 
     /// Both clocks now.

@@ -141,3 +141,14 @@ fn a_snapshot_says_all_that_was_noted() {
     );
     assert!(a.next.since(b.next) + b.next.since(a.next) < Duration::from_secs(1));
 }
+
+#[test]
+fn a_machine_that_stood_still_expires_nothing() {
+    let mut world = World::new(config());
+    let id = world.submit(&["a@one.example"]);
+    world.finish_all(&deferred());
+    world.now.instant = world.now.instant + 1000 * HOUR;
+    world.input(crate::engine::Input::Timeout);
+    assert_eq!(world.story(id), ["accepted", "deferred"]);
+    assert_eq!(world.finish_all(&delivered()), 1, "it is tried");
+}

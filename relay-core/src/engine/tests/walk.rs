@@ -290,7 +290,7 @@ impl Walk {
     /// Every recipient of every acknowledged message was delivered, or its end was told.
     fn audit(&self) {
         let mut told: BTreeSet<(MessageId, u32)> = BTreeSet::new();
-        let mut failed: BTreeSet<MessageId> = BTreeSet::new();
+        let mut failed: BTreeSet<(MessageId, u32)> = BTreeSet::new();
         for event in &self.world.events {
             let id: MessageId = event.id.parse().unwrap();
             let (names, failure) = match &event.kind {
@@ -306,10 +306,10 @@ impl Walk {
                 let number = name[1..].split('@').next().unwrap();
                 if let Ok(index) = number.parse() {
                     told.insert((id, index));
+                    if failure {
+                        failed.insert((id, index));
+                    }
                 }
-            }
-            if failure {
-                failed.insert(id);
             }
         }
         for (&id, &count) in &self.acknowledged {
@@ -327,15 +327,19 @@ impl Walk {
                 );
             }
         }
-        if self.crashes == 0 {
-            for &id in &failed {
-                let story = self.world.story(id);
-                let reports = self.world.reports_about(id).len();
-                assert!(
-                    reports > 0 || story.contains(&"not reported"),
-                    "{id}: {story:?}"
-                );
-            }
+        if self.crashes > 0 {
+            return;
+        }
+        for &(id, index) in &failed {
+            let reported = self.world.reports_about(id).iter().any(|report| {
+                let (about, recipients) = &self.world.told[report];
+                *about == id && recipients.contains(&index)
+            });
+            let story = self.world.story(id);
+            assert!(
+                reported || story.contains(&"not reported"),
+                "{id} {index}: {story:?}"
+            );
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct World {
     pub(super) open: BTreeMap<DeliveryId, Open>,
     pub(super) reports: VecDeque<Box<ReportDue>>,
     pub(super) auto_report: bool,
+    /// Reports that were written: the message and the recipients that each is about, by its id.
+    pub(super) told: BTreeMap<MessageId, (MessageId, Vec<u32>)>,
     pub(super) events: Vec<DeliveryEvent>,
     pub(super) answers: Vec<(SessionId, Answer)>,
     pub(super) discarded: Vec<MessageId>,
@@ -176,6 +178,7 @@ impl World {
             open: BTreeMap::new(),
             reports: VecDeque::new(),
             auto_report: true,
+            told: BTreeMap::new(),
             events: Vec::new(),
             answers: Vec::new(),
             discarded: Vec::new(),
@@ -302,6 +305,8 @@ impl World {
 
     pub(super) fn written(&mut self) -> Input {
         let due = self.reports.pop_front().unwrap();
+        let about = due.report.recipients.iter().map(|r| r.index).collect();
+        self.told.insert(due.report.id, (due.report.about, about));
         let original = due.original.unwrap_or_else(|| {
             let kept = &self.disk[&due.report.about];
             assert_eq!(kept.place, due.place);

@@ -1,0 +1,91 @@
+//! Jobs that end without an attempt: their time is over, or an administrator said so.
+
+use super::Engine;
+use super::counters::Settled;
+use crate::events::EventKind;
+use crate::outbound::{Evidence, Reason};
+use crate::queue::reason::from_line;
+
+impl Engine {
+    /// Gives up a job whose message's time is over, unless a delivery has it.
+    pub(super) fn expire(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let (message, recipients) = (entry.message, entry.recipients.to_vec());
+        let (last, host) = self.last_line(job).map(from_line).unzip();
+        let text = match &last {
+            Some(last) => {
+                let code = last.code.map(|code| format!("{code} ")).unwrap_or_default();
+                format!(
+                    "not delivered in time; last: {code}{} {}",
+                    last.status, last.text
+                )
+            }
+            None => "not delivered in time, and never tried".to_owned(),
+        };
+        let reason = Reason {
+            stage: last.map(|last| last.stage).unwrap_or_default(),
+            code: None,
+            status: "5.4.7".to_owned(),
+            text,
+            rule: "expired".to_owned(),
+        };
+        let evidence = Evidence {
+            host: host.flatten(),
+            ..Evidence::default()
+        };
+        let loaded = self.table.loaded(self.table.messages[message].id);
+        let telling = self.telling(job, &evidence, loaded.as_deref());
+        self.counters.settle(recipients.len(), Settled::Expired);
+        let id = self.table.messages[message].id;
+        self.event(
+            id,
+            EventKind::Expired(telling.attempt(reason.clone(), &recipients)),
+        );
+        let settled = self.fail(&telling, &reason, recipients);
+        self.note_settled(message, settled);
+        self.drop_job(job);
+        self.tend(message, loaded);
+    }
+
+    /// Bounces a job that no delivery has because an administrator said so.
+    pub(super) fn bounce_by_admin(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let (message, recipients) = (entry.message, entry.recipients.to_vec());
+        let reason = Reason {
+            stage: "policy".to_owned(),
+            code: None,
+            status: "5.0.0".to_owned(),
+            text: "given up by the relay's administrator".to_owned(),
+            rule: "administrator".to_owned(),
+        };
+        let evidence = Evidence::default();
+        let loaded = self.table.loaded(self.table.messages[message].id);
+        let telling = self.telling(job, &evidence, loaded.as_deref());
+        let settled = self.bounce(&telling, reason, recipients);
+        self.note_settled(message, settled);
+        self.drop_job(job);
+        self.tend(message, loaded);
+    }
+
+    /// Drops a job that no delivery has, without a report.
+    pub(super) fn remove_by_admin(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let (message, recipients) = (entry.message, entry.recipients.to_vec());
+        self.counters.settle(recipients.len(), Settled::Removed);
+        let evidence = Evidence::default();
+        let loaded = self.table.loaded(self.table.messages[message].id);
+        let telling = self.telling(job, &evidence, loaded.as_deref());
+        let names = recipients
+            .iter()
+            .map(|&index| telling.name(index))
+            .collect();
+        let change = EventKind::Changed {
+            change: "removed".to_owned(),
+            recipients: names,
+        };
+        self.event(self.table.messages[message].id, change);
+        self.note_settled(message, recipients);
+        self.drop_job(job);
+        self.tend(message, None);
+    }
+}
