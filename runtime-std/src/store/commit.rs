@@ -193,6 +193,11 @@ impl Log {
         }
     }
 
+    /// Gives back the memory of large groups.
+    pub(super) fn shrink(&mut self) {
+        self.group.buf.shrink_to(64 << 10);
+    }
+
     fn remove_last(&mut self) {
         if let Some(member) = self.group.records.pop() {
             self.group
@@ -273,6 +278,7 @@ impl Log {
             .records
             .iter()
             .for_each(|member| segment.push(member.offset, member.len));
+        self.unnoted = true;
         Ok(group
             .records
             .iter()
@@ -310,6 +316,7 @@ impl Log {
         let Some(number) = self.active.take() else {
             return;
         };
+        self.emptied = true;
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.state = state;
             group

@@ -88,6 +88,10 @@ pub(super) struct Log {
     /// Why the last write failed, until one works.
     pub(super) trouble: Option<StoreFailed>,
     pub(super) recovered: bool,
+    /// Some sealed segment may have nothing live in it.
+    pub(super) emptied: bool,
+    /// Some segment was synced further than the notes say.
+    pub(super) unnoted: bool,
     pub(super) group: Group,
     pub(super) _lock: Box<dyn Lock>,
 }
@@ -129,7 +133,7 @@ impl Log {
             unremoved: Vec::new(),
             next_segment: parts.next_segment,
             next_slot: parts.next_slot,
-            progress_base: parts.progress.len(),
+            progress_base: 0,
             progress: parts.progress,
             rewrite: None,
             moving: None,
@@ -138,6 +142,8 @@ impl Log {
             quarantined: parts.quarantined,
             trouble: None,
             recovered: false,
+            emptied: true,
+            unnoted: true,
             group: Group::default(),
             _lock: parts.lock,
         }
@@ -152,11 +158,15 @@ impl Log {
             return;
         };
         segment.state = State::Sealed;
+        self.emptied = true;
         self.note_ends();
     }
 
     /// Notes how far each segment is synced.
     pub(super) fn note_ends(&mut self) {
+        if !std::mem::take(&mut self.unnoted) {
+            return;
+        }
         let mut notes = Vec::new();
         for (&number, segment) in &mut self.segments {
             if segment.end > segment.noted_end {
@@ -263,10 +273,13 @@ impl Log {
 
     /// Makes a record void, and its spool file with it.
     pub(super) fn void(&mut self, message: MessageId, place: Place) {
-        let known = self.segments.get_mut(&place.segment);
-        if !known.is_some_and(|segment| segment.void(place.offset)) {
+        let Some(segment) = self.segments.get_mut(&place.segment) else {
+            return;
+        };
+        if !segment.void(place.offset) {
             return;
         }
+        self.emptied |= segment.live() == 0;
         self.note(&Note::Void { place });
         if self.spooled.remove(&message) {
             self.doomed.push(message);

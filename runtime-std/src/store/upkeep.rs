@@ -68,6 +68,7 @@ impl Log {
     /// Does what is done now and then: syncs notes, removes spool files, mends, looks for sparse
     /// segments.
     pub(super) fn tick(&mut self) {
+        self.shrink();
         self.note_ends();
         self.sync_notes();
         if !self.recovered {
@@ -95,11 +96,7 @@ impl Log {
 
     /// Whether a tick has something to do.
     pub(super) fn wants_tick(&self) -> bool {
-        let unnoted = self
-            .segments
-            .values()
-            .any(|segment| segment.end > segment.noted_end);
-        unnoted
+        self.unnoted
             || self.progress.dirty()
             || self.progress.broken().is_some()
             || self.trouble.is_some()
@@ -143,7 +140,7 @@ impl Log {
     /// Gives back the files of sealed segments in which nothing is live. A log that is not trusted may
     /// not know that; the next one will.
     fn recycle(&mut self) {
-        if self.progress.broken().is_some() {
+        if self.progress.broken().is_some() || !std::mem::take(&mut self.emptied) {
             return;
         }
         let empty = |state: State| state != State::Active;
@@ -418,6 +415,7 @@ impl Log {
     fn void_copied(&mut self, place: Place) {
         if let Some(segment) = self.segments.get_mut(&place.segment) {
             segment.void(place.offset);
+            self.emptied |= segment.live() == 0;
         }
         self.note(&Note::Void { place });
     }

@@ -194,7 +194,13 @@ impl Shared {
             log.tick();
         }
         let more = log.upkeep(sink);
-        *lock(&self.figures) = figures(log);
+        let mut shown = lock(&self.figures);
+        if tick || more {
+            *shown = figures(log);
+        } else {
+            shown.trouble.clone_from(&log.trouble);
+        }
+        drop(shown);
         Next {
             more,
             tick: log.wants_tick(),

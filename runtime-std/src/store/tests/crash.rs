@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use relay_core::queue::store::Store as _;
 use relay_core::rng::Rng;
 
-use super::disk::MemDisk;
+use super::disk::{Fault, MemDisk};
 use super::rig::Rig;
 
 /// What a random run did, as far as a crash may tell.
@@ -101,16 +101,77 @@ fn lives(seed: u64, crash: impl Fn(&MemDisk, &mut Rng) -> (MemDisk, bool)) {
 
 #[test]
 fn a_killed_process_loses_nothing_and_repeats_nothing() {
-    for seed in 0..12 {
+    for seed in 0..8 {
         lives(seed, |disk, _| (disk.killed(), false));
     }
 }
 
 #[test]
 fn a_power_cut_loses_nothing_that_was_acknowledged() {
-    for seed in 100..120 {
+    for seed in 100..112 {
         lives(seed, |disk, rng| (disk.power_cut(rng), true));
     }
+}
+
+#[test]
+fn faults_and_crashes_together_lose_nothing_that_was_acknowledged() {
+    (0..40).for_each(storm);
+}
+
+/// Calls fail now and then, and now and then the process dies or the power fails.
+fn storm(seed: u64) {
+    let mut rng = Rng::from_number(1_000 + seed);
+    let mut rig = Rig::new();
+    let (mut next, mut acknowledged) = (0, BTreeSet::new());
+    for _ in 0..120 {
+        if rng.below(5) == 0 {
+            let fault = Fault::ALL[rng.below(6) as usize];
+            rig.disk.fail(None, rng.below(12), 1 + rng.below(4), fault);
+        }
+        for _ in 0..rng.below(5) {
+            next += 1;
+            let size = rng.below(7_000) as usize;
+            if rng.below(8) == 0 {
+                let _ = rig.write_spooled(next, size + 20_000);
+            } else {
+                rig.write(next, size);
+            }
+        }
+        let live = rig.live();
+        live.iter()
+            .filter(|_| rng.below(3) == 0)
+            .for_each(|number| rig.discard(*number));
+        rig.step(rng.below(3) == 0);
+        if rng.below(12) == 0 {
+            let receipts = rig.ledger.book(|book| book.receipts.clone());
+            let ok = receipts.iter().filter(|(_, result)| result.is_ok());
+            acknowledged.extend(ok.map(|(write, _)| write.0));
+            // A message that was refused may be found after a kill, and not after a power cut.
+            let mut due = rig.live();
+            due.retain(|number| acknowledged.contains(number));
+            let cut = rng.below(2) == 0;
+            let disk = if cut {
+                rig.disk.power_cut(&mut rng)
+            } else {
+                rig.disk.killed()
+            };
+            rig = Rig::on(disk, &rig.sizes);
+            let found = rig.live();
+            let lost: Vec<_> = due
+                .iter()
+                .filter(|number| !found.contains(number))
+                .collect();
+            assert!(lost.is_empty(), "seed {seed}: lost {lost:?}");
+            rig.check_loads();
+        }
+    }
+    rig.disk.heal();
+    (0..5).for_each(|_| rig.settle());
+    rig.write(next + 1, 100);
+    rig.step(true);
+    assert!(rig.receipt(next + 1).unwrap().is_ok(), "seed {seed}");
+    let again = rig.kill();
+    assert_eq!(again.live(), rig.live(), "seed {seed}");
 }
 
 #[test]
@@ -122,7 +183,7 @@ fn a_power_cut_at_every_call_loses_nothing() {
         let mut history = History::default();
         let start = rig.disk.calls();
         if let Some(n) = n {
-            rig.disk.fail(None, n, u64::MAX, super::disk::Fault::Io);
+            rig.disk.fail(None, n, u64::MAX, Fault::Io);
         }
         for _ in 0..12 {
             for _ in 0..3 {
@@ -178,7 +239,7 @@ fn recovery_that_is_cut_off_can_be_done_again() {
     for n in 0..calls {
         let mut rng = Rng::from_number(n);
         let next = disk.killed();
-        next.fail(None, n, u64::MAX, super::disk::Fault::Io);
+        next.fail(None, n, u64::MAX, Fault::Io);
         let _ = Rig::try_on(next.clone(), &rig.sizes);
         // Each attempt starts from what the one before left.
         disk = next.power_cut(&mut rng);

@@ -135,6 +135,13 @@ impl World {
         Ok(Some(fault))
     }
 
+    /// Another process: it may use every file, if it writes it first.
+    fn restart(&mut self) {
+        self.locked = false;
+        self.plan = None;
+        self.nodes.iter_mut().for_each(|node| node.failed = false);
+    }
+
     fn set_name(&mut self, path: &Path, node: Option<usize>) {
         match node {
             Some(node) => self.names.insert(path.to_owned(), node),
@@ -186,16 +193,14 @@ impl MemDisk {
     /// The process died: what it wrote is there.
     pub(super) fn killed(&self) -> Self {
         let mut world = self.world().clone();
-        world.locked = false;
-        world.plan = None;
+        world.restart();
         Self(Arc::new(Mutex::new(world)))
     }
 
     /// The power failed: of what was not synced, any part may be there, in pieces.
     pub(super) fn power_cut(&self, rng: &mut Rng) -> Self {
         let mut world = self.world().clone();
-        world.locked = false;
-        world.plan = None;
+        world.restart();
         let keep = rng.below(world.pending_names.len() as u64 + 1) as usize;
         for (path, node) in world.pending_names.drain(..).take(keep) {
             match node {

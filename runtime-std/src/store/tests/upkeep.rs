@@ -66,6 +66,7 @@ fn sparse() -> Rig {
 fn sparse_segments_are_emptied_into_one() {
     let rig = sparse();
     let first = rig.receipt(17).unwrap().unwrap();
+    rig.step(true);
     let before = rig.store.status().disk_bytes;
     for _ in 0..30 {
         rig.settle();
