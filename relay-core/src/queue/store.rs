@@ -111,7 +111,7 @@ pub trait Store: Send + Sync + 'static {
     /// Drops a message whose every recipient is settled: its place and its spool file are reused.
     fn discard(&self, message: MessageId, place: Place);
 
-    /// Reads a message back.
+    /// Reads a message back. A place from before a [`StoreSink::moved`] still leads to it.
     ///
     /// # Errors
     /// [`LoadFailed`] if its record is damaged or the disk fails.
@@ -140,7 +140,7 @@ pub trait Store: Send + Sync + 'static {
     fn recover(&self, each: &mut dyn FnMut(Recovered) -> ControlFlow<()>)
     -> Result<(), LoadFailed>;
 
-    /// What the store says of itself, for `status`.
+    /// What the store says of itself, for `status`. It never waits for the disk's writes.
     fn status(&self) -> StoreStatus;
 
     /// Writes and syncs all that was handed over, then stops. Later writes fail.
@@ -162,7 +162,8 @@ pub struct StoreStatus {
     pub refusing: Option<String>,
 }
 
-/// What a store tells the relay. The runtime implements it by locking the engine.
+/// What a store tells the relay. The runtime implements it by locking the engine. Its methods may call
+/// `write`, `note` and `discard`, but not `close`, which waits for them.
 pub trait StoreSink: Send + Sync + 'static {
     /// These writes ended. One call for each group commit.
     fn stored(&self, results: Vec<(WriteId, Result<Place, StoreFailed>)>);

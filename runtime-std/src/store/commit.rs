@@ -50,7 +50,7 @@ impl Log {
         let mut written = Vec::new();
         while let Some(next) = writes.front() {
             match self.admit(next, low) {
-                Ok(true) => written.push(next.id),
+                Ok(true) => written.push((next.id, next.message.message.id)),
                 Ok(false) => break,
                 Err(failed) => receipts.push(self.refuse(next, failed)),
             }
@@ -59,10 +59,15 @@ impl Log {
         match self.write_group() {
             Ok(places) => {
                 let places = places.into_iter().map(|(_, place)| Ok(place));
-                receipts.extend(written.into_iter().zip(places));
+                receipts.extend(written.into_iter().map(|(write, _)| write).zip(places));
             }
             Err(failed) => {
-                receipts.extend(written.into_iter().map(|id| (id, Err(failed.clone()))));
+                for (write, message) in written {
+                    receipts.push((write, Err(failed.clone())));
+                    if self.spooled.remove(&message) {
+                        self.doomed.push(message);
+                    }
+                }
             }
         }
     }
@@ -215,51 +220,34 @@ impl Log {
 
     /// Writes and syncs the group. Says where each record is.
     pub(super) fn write_group(&mut self) -> Result<Vec<(MessageId, Place)>, StoreFailed> {
-        let group = std::mem::take(&mut self.group);
-        let result = if group.records.is_empty() {
-            Ok(Vec::new())
-        } else {
-            self.put(&group)
-        };
-        let result = self.conclude_group(&group, result);
+        let mut group = std::mem::take(&mut self.group);
+        let mut result = Ok(Vec::new());
+        if !group.records.is_empty() {
+            let padded = group.buf.len().next_multiple_of(PAGE as usize);
+            group.buf.resize(padded, 0);
+            result = self.put(&group);
+            result = self.conclude(result);
+        }
+        group.records.clear();
+        group.buf.clear();
+        group.buf.shrink_to(1 << 20);
         self.group = group;
-        self.group.records.clear();
-        self.group.buf.clear();
-        self.group.buf.shrink_to(1 << 20);
         result
-    }
-
-    fn conclude_group(
-        &mut self,
-        group: &Group,
-        result: Result<Vec<(MessageId, Place)>, StoreFailed>,
-    ) -> Result<Vec<(MessageId, Place)>, StoreFailed> {
-        if group.records.is_empty() {
-            return result;
-        }
-        if result.is_err() {
-            for member in &group.records {
-                if self.spooled.remove(&member.id) {
-                    self.doomed.push(member.id);
-                }
-            }
-        }
-        self.conclude(result)
     }
 
     fn put(&mut self, group: &Group) -> Result<Vec<(MessageId, Place)>, StoreFailed> {
         let end = group.start as usize + group.buf.len();
-        let end = u32::try_from(end.next_multiple_of(PAGE as usize)).unwrap_or(u32::MAX);
-        self.extend(end)?;
+        let end = u32::try_from(end).unwrap_or(u32::MAX);
+        if let Err(failed) = self.extend(end) {
+            if failed != StoreFailed::Full {
+                self.seal();
+            }
+            return Err(failed);
+        }
         let Some((number, segment)) = self.active_segment() else {
             return Err(StoreFailed::Broken("no segment is open".to_owned()));
         };
-        let mut written = disk::write_all_at(&*segment.slot.file, &group.buf, group.start.into());
-        let padding = end as usize - group.start as usize - group.buf.len();
-        if written.is_ok() && padding > 0 {
-            let at = u64::from(end) - padding as u64;
-            written = disk::write_all_at(&*segment.slot.file, &[0; PAGE as usize][..padding], at);
-        }
+        let written = disk::write_all_at(&*segment.slot.file, &group.buf, group.start.into());
         if let Err(e) = written {
             self.give_up(group, State::Sealed);
             return Err(disk::failure("a segment file", &e));

@@ -117,6 +117,11 @@ impl Log {
         parts: Parts,
     ) -> Self {
         let (table, spool) = shared;
+        let segment_size = (options.segment_size / PAGE).max(2) * PAGE;
+        let options = Options {
+            segment_size,
+            ..options
+        };
         for (&number, segment) in &parts.segments {
             table.open(number, Arc::clone(&segment.slot.file));
         }

@@ -63,6 +63,36 @@ fn sparse() -> Rig {
 }
 
 #[test]
+fn a_copy_that_fails_leaves_the_body_in_the_spool() {
+    let calls = {
+        let rig = sparse_with_body();
+        let start = rig.disk.calls();
+        (0..10).for_each(|_| rig.settle());
+        assert!(rig.ledger.book(|book| book.moves) > 0);
+        rig.disk.calls() - start
+    };
+    for n in 0..calls {
+        let rig = sparse_with_body();
+        rig.disk.fail(None, n, 2, Fault::Io);
+        (0..10).for_each(|_| rig.settle());
+        rig.check_loads();
+        rig.kill().check_loads();
+    }
+}
+
+/// As [`sparse`], with a spooled body in the sparsest segment.
+fn sparse_with_body() -> Rig {
+    let mut rig = Rig::new();
+    rig.write_spooled(1, 30_000).unwrap();
+    for number in 2..=80 {
+        rig.write(number, 4_000);
+        rig.step(false);
+    }
+    (2..=60).for_each(|number| rig.discard(number));
+    rig
+}
+
+#[test]
 fn sparse_segments_are_emptied_into_one() {
     let rig = sparse();
     let first = rig.receipt(17).unwrap().unwrap();
