@@ -59,6 +59,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         )?;
         fs::remove_dir_all(&dir)?;
     }
+    let (count, took) = run_recovery(&dir)?;
+    writeln!(
+        out,
+        "recovery of {count} messages of 2048 octets: {:.2} s",
+        took.as_secs_f64()
+    )?;
+    fs::remove_dir_all(&dir)?;
     Ok(())
 }
 
@@ -140,6 +147,47 @@ fn run_store(dir: &Path, producers: usize, time: Duration, size: usize) -> io::R
     });
     store.close();
     Ok(figures)
+}
+
+/// How long it takes to find a queue again.
+fn run_recovery(dir: &Path) -> io::Result<(u64, Duration)> {
+    const EACH: u64 = 400;
+    let open = || {
+        let store = SegmentStore::open(dir, Options::default(), Arc::new(StdDisk));
+        store.map_err(|e| io::Error::other(e.to_string()))
+    };
+    let recover = |store: &SegmentStore| {
+        let mut found = 0;
+        let each = &mut |_| {
+            found += 1;
+            std::ops::ControlFlow::Continue(())
+        };
+        store
+            .recover(each)
+            .map_err(|e| io::Error::other(e.to_string()))
+            .map(|()| found)
+    };
+    let store = open()?;
+    recover(&store)?;
+    let desks: Arc<Vec<Desk>> = Arc::new((0..256).map(|_| Desk::default()).collect());
+    store.start(Arc::new(Sink(Arc::clone(&desks))))?;
+    let body = Bytes::from(vec![b'x'; 2048]);
+    thread::scope(|scope| {
+        for (producer, desk) in (0..).zip(desks.iter()) {
+            let (store, body) = (&store, &body);
+            scope.spawn(move || {
+                for number in producer * EACH..(producer + 1) * EACH {
+                    let message = Arc::new(message(number, body.len()));
+                    let body = Body::Memory(body.clone());
+                    store.write(WriteId(producer), StoreMessage { message, body });
+                    desk.wait().expect("the disk works");
+                }
+            });
+        }
+    });
+    store.close();
+    let start = Instant::now();
+    Ok((recover(&*open()?)?, start.elapsed()))
 }
 
 fn message(number: u64, size: usize) -> Message {

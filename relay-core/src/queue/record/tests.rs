@@ -35,7 +35,7 @@ fn mailbox() -> impl Strategy<Value = Mailbox> {
 
 fn recipient() -> impl Strategy<Value = Recipient> {
     let notify = prop_oneof![Just("NEVER"), Just("SUCCESS,FAILURE"), Just("DELAY")];
-    let notify = proptest::option::of(notify.prop_filter_map("NOTIFY", |text| Notify::parse(text)));
+    let notify = proptest::option::of(notify.prop_filter_map("NOTIFY", Notify::parse));
     let orcpt = "rfc822;[a-z]{1,20}\\+2B@example\\.com";
     let orcpt = proptest::option::of(orcpt.prop_filter_map("ORCPT", |text| Orcpt::parse(&text)));
     (mailbox(), notify, orcpt).prop_map(|(to, notify, orcpt)| Recipient { to, notify, orcpt })
