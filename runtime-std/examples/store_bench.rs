@@ -212,6 +212,7 @@ fn message(number: u64, size: usize) -> Message {
                 orcpt: None,
             }],
         },
+        prefix: bytes::Bytes::new(),
         size: size as u64,
         header_size: 100,
     }

@@ -461,10 +461,14 @@ impl Hub {
         let bytes = match &original.body {
             Body::Memory(bytes) => bytes.clone(),
             Body::Spooled => {
-                let len = bounce::original_len(message);
+                let len = bounce::original_len(message).saturating_sub(message.prefix.len());
                 let read = self.store.spool_read(message.id, 0, len);
                 read.map_err(|failed| NotWritten::Later(failed.to_string()))?
             }
+        };
+        let bytes = match message.prefix.is_empty() {
+            true => bytes,
+            false => [message.prefix.as_ref(), &bytes].concat().into(),
         };
         bounce::write(&due.report, message, &bytes)
             .map(Box::new)

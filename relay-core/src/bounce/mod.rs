@@ -25,6 +25,7 @@ mod words;
 
 use std::fmt;
 
+use bytes::Bytes;
 use smtp_proto::{Mailbox, Notify, Occasion, ReversePath};
 
 pub use report::{Action, RecipientReport, Report};
@@ -189,6 +190,7 @@ fn assemble(report: &Report, to: &Mailbox, utf8: bool, header: &str, parts: &[Pa
             smtputf8: utf8,
             recipients: vec![recipient],
         },
+        prefix: Bytes::new(),
         size: bytes.len() as u64,
         header_size: u32::try_from(header_size).unwrap_or(u32::MAX),
         body: Body::Memory(bytes.into()),

@@ -1,5 +1,6 @@
 //! Reports, read back by a small parser of their own. Rows of the attack catalogue by id.
 
+use bytes::Bytes;
 use smtp_proto::{EnvId, Mailbox, Notify, Occasion, Orcpt, Ret, ReversePath};
 
 use super::*;
@@ -42,6 +43,7 @@ fn message(recipients: Vec<Recipient>, bytes: &[u8]) -> Message {
             smtputf8: false,
             recipients,
         },
+        prefix: Bytes::new(),
         size: bytes.len() as u64,
         header_size: header_size as u32,
     }

@@ -146,6 +146,7 @@ impl Engine {
             id,
             origin,
             envelope,
+            prefix,
             body,
             size,
             header_size,
@@ -156,6 +157,7 @@ impl Engine {
             accepted,
             origin,
             envelope,
+            prefix,
             size,
             header_size,
         };

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smtp_proto::ReversePath;
 
 use crate::admin::{AdminRequest, AdminResponse};
@@ -151,11 +152,13 @@ pub struct Submission {
     pub origin: Origin,
     /// Who receives it.
     pub envelope: Envelope,
-    /// Its bytes, our headers prepended.
+    /// Header fields that come first: signatures, or nothing.
+    pub prefix: Bytes,
+    /// Its bytes after `prefix`, our headers prepended.
     pub body: Body,
-    /// The length of all of it in octets.
+    /// The length of all of it in octets, `prefix` included.
     pub size: u64,
-    /// The length of its header block in octets, up to and with the empty line.
+    /// The length of its header block in octets, `prefix` included, up to and with the empty line.
     pub header_size: u32,
 }
 

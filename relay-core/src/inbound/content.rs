@@ -164,6 +164,7 @@ impl Content {
                 id,
                 origin,
                 envelope,
+                prefix: Bytes::new(),
                 body,
                 size,
                 header_size,

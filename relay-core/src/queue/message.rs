@@ -68,13 +68,27 @@ pub struct Message {
     pub origin: Origin,
     /// Who receives it.
     pub envelope: Envelope,
-    /// The length of what is sent after DATA, headers included, in octets before dot-stuffing.
+    /// Header fields that stand before all that is in the [`Body`]: its signatures. They are known when
+    /// the last octet is, and a spooled message has gone to the disk by then.
+    pub prefix: Bytes,
+    /// The length of what is sent after DATA, `prefix` and headers included, in octets before
+    /// dot-stuffing.
     pub size: u64,
-    /// The length of the header block at its start, in octets, up to and with the empty line.
+    /// The length of the header block at its start, `prefix` included, in octets, up to and with the
+    /// empty line.
     pub header_size: u32,
 }
 
-/// Where a message's bytes are: headers (with ours prepended) and body, every line ended by CRLF.
+impl Message {
+    /// The length of what is in its [`Body`], in octets.
+    #[must_use]
+    pub fn body_size(&self) -> u64 {
+        self.size.saturating_sub(self.prefix.len() as u64)
+    }
+}
+
+/// Where a message's bytes are: headers (with ours prepended, but for [`Message::prefix`]) and body,
+/// every line ended by CRLF.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// In memory, and, once accepted, in the message's record too.

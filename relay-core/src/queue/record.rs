@@ -25,7 +25,7 @@ use crate::time::UnixTime;
 use wire::{Reader, Writer};
 
 /// The version of the format that this code writes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Octets that are not what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -143,7 +143,7 @@ impl Log {
         match body {
             Body::Memory(_) => {}
             Body::Spooled => {
-                if let Err(failed) = self.spool.seal(message.id, message.size) {
+                if let Err(failed) = self.spool.seal(message.id, message.body_size()) {
                     self.remove_last();
                     return Err(failed);
                 }

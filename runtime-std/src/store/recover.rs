@@ -228,7 +228,7 @@ impl Log {
         if !found.header.spooled {
             return Ok(Some(message));
         }
-        if self.spool.is_whole(message.id, message.size)? {
+        if self.spool.is_whole(message.id, message.body_size())? {
             self.spooled.insert(message.id);
             return Ok(Some(message));
         }

@@ -27,6 +27,7 @@ fn waiting(n: u64) -> Recovered {
                 peer: None,
             },
             envelope: mail("sender@sender.example", &[&to]),
+            prefix: bytes::Bytes::new(),
             size: 10_000,
             header_size: 1000,
         },

@@ -379,6 +379,7 @@ impl World {
                 peer: None,
             },
             envelope,
+            prefix: Bytes::new(),
             body: Body::Memory(Bytes::from_static(b"Subject: x\r\n\r\nHello\r\n")),
             size: 21,
             header_size: 14,

@@ -452,6 +452,28 @@ fn a_spooled_body_is_streamed() {
     assert_eq!(world.mx().taken()[0].body, body);
 }
 
+/// What stands before the body goes out first, octet by octet once, whatever their sizes are.
+#[test]
+fn a_prefix_goes_before_the_body() {
+    let field = |len: usize| format!("X: {}\r\n", "x".repeat(len)).into_bytes();
+    for prefix in [field(1), field(900), field(48 * 1024 - 5), field(110_000)] {
+        for lines in [1, 30_000] {
+            for spooled in [false, true] {
+                let mail = Mail {
+                    spooled,
+                    prefix: prefix.clone(),
+                    ..Mail::with_body(&b".x\r\n".repeat(lines))
+                };
+                let mut world = World::with(Script::default()).mail(&mail);
+                let run = world.run();
+                assert_eq!(run.fates(), "d");
+                let sent = [mail.prefix.as_slice(), &mail.body].concat();
+                assert!(world.mx().taken()[0].body == sent, "{}", prefix.len());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_spooled_body_that_breaks_off_is_never_ended() {
     let mail = Mail {

@@ -65,6 +65,7 @@ pub(super) fn lane(hosts: &[&str]) -> Lane {
 struct Mail {
     recipients: Vec<String>,
     from: String,
+    prefix: Vec<u8>,
     body: Vec<u8>,
     kind: BodyKind,
     smtputf8: bool,
@@ -76,6 +77,7 @@ impl Default for Mail {
         Self {
             recipients: vec!["u0@example.net".into()],
             from: "sender@example.com".into(),
+            prefix: Vec::new(),
             body: b"Subject: hello\r\n\r\nA text.\r\n.dot\r\n".to_vec(),
             kind: BodyKind::SevenBit,
             smtputf8: false,
@@ -228,7 +230,8 @@ impl World {
                 peer: None,
             },
             envelope,
-            size: mail.body.len() as u64,
+            prefix: Bytes::copy_from_slice(&mail.prefix),
+            size: (mail.prefix.len() + mail.body.len()) as u64,
             header_size: 0,
         };
         let body = if mail.spooled {

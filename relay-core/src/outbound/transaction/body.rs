@@ -59,18 +59,27 @@ impl Transaction {
             }
             return self.wait(link, now);
         }
-        let id = self.loaded.message.id;
-        let left = usize::try_from(size - sent).unwrap_or(usize::MAX);
-        let max = left.min(PIECE_MAX);
         let loaded = Arc::clone(&self.loaded);
-        let Body::Memory(bytes) = &loaded.body else {
-            return Progress::Ask(Request::ReadBody {
-                id,
-                offset: sent,
-                max,
-            });
+        let prefix = &loaded.message.prefix;
+        let at = usize::try_from(sent).unwrap_or(usize::MAX);
+        let head = prefix.get(at..).unwrap_or_default();
+        let head = &head[..head.len().min(PIECE_MAX)];
+        if !head.is_empty()
+            && let Err(why) = self.send_piece(head, link)
+        {
+            return self.unreadable(LoadFailed::Damaged(why.to_string()), link, work);
+        }
+        let (sent, room) = (sent + head.len() as u64, PIECE_MAX - head.len());
+        let Some(offset) = sent.checked_sub(prefix.len() as u64).filter(|_| room > 0) else {
+            return Progress::Ask(Request::Flush);
         };
-        let start = usize::try_from(sent).unwrap_or(usize::MAX);
+        let left = usize::try_from(size - sent).unwrap_or(usize::MAX);
+        let max = left.min(room);
+        let Body::Memory(bytes) = &loaded.body else {
+            let id = loaded.message.id;
+            return Progress::Ask(Request::ReadBody { id, offset, max });
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let piece = bytes
             .get(start..start.saturating_add(max))
             .unwrap_or_default();
@@ -103,7 +112,7 @@ impl Transaction {
 
     pub(super) fn size(&self) -> u64 {
         match &self.loaded.body {
-            Body::Memory(bytes) => bytes.len() as u64,
+            Body::Memory(bytes) => (self.loaded.message.prefix.len() + bytes.len()) as u64,
             Body::Spooled => self.loaded.message.size,
         }
     }

@@ -236,6 +236,7 @@ fn write_message(out: &mut Vec<u8>, message: &Message) {
     writer.u64(message.accepted.as_millis());
     writer.u64(message.size);
     writer.u32(message.header_size);
+    writer.octets(&message.prefix);
     writer.optional_text(message.origin.credential.as_ref());
     match message.origin.peer {
         None => writer.u8(ADDRESS_NONE),
@@ -278,6 +279,10 @@ fn read_message(id: MessageId, bytes: &[u8]) -> Result<Message, Invalid> {
     let accepted = UnixTime::from_millis(reader.u64()?);
     let size = reader.u64()?;
     let header_size = reader.u32()?;
+    let prefix = Bytes::copy_from_slice(reader.octets()?);
+    if prefix.len() as u64 > size {
+        return Err(Invalid::Content("a prefix longer than its message"));
+    }
     let credential = reader.optional_text()?.map(str::to_owned);
     let peer = match reader.u8()? {
         ADDRESS_NONE => None,
@@ -293,6 +298,7 @@ fn read_message(id: MessageId, bytes: &[u8]) -> Result<Message, Invalid> {
         accepted,
         origin,
         envelope,
+        prefix,
         size,
         header_size,
     })

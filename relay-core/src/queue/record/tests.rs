@@ -69,9 +69,10 @@ fn message() -> impl Strategy<Value = Message> {
         proptest::option::of(".{0,20}"),
         proptest::option::of(any::<IpAddr>()),
     );
-    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-    (numbers, origin, envelope()).prop_map(
-        |((id, accepted, size, header_size), origin, envelope)| Message {
+    let numbers = (any::<u64>(), any::<u64>(), 40..=u64::MAX, any::<u32>());
+    let prefix = proptest::collection::vec(any::<u8>(), 0..40);
+    (numbers, origin, envelope(), prefix).prop_map(
+        |((id, accepted, size, header_size), origin, envelope, prefix)| Message {
             id: MessageId::from_u64(id),
             accepted: UnixTime::from_millis(accepted),
             origin: Origin {
@@ -79,6 +80,7 @@ fn message() -> impl Strategy<Value = Message> {
                 peer: origin.1,
             },
             envelope,
+            prefix: prefix.into(),
             size,
             header_size,
         },

@@ -44,6 +44,12 @@ impl Writer<'_> {
         self.0[start..start + 4].copy_from_slice(&len.to_le_bytes());
     }
 
+    /// Octets, after their number.
+    pub(super) fn octets(&mut self, octets: &[u8]) {
+        self.u32(u32::try_from(octets.len()).unwrap_or(u32::MAX));
+        self.0.extend_from_slice(octets);
+    }
+
     pub(super) fn optional_text(&mut self, text: Option<impl fmt::Display>) {
         self.u8(u8::from(text.is_some()));
         if let Some(text) = text {
@@ -139,8 +145,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn text(&mut self) -> Result<&'a str, Invalid> {
+        std::str::from_utf8(self.octets()?).map_err(|_| Invalid::Content("a text not in UTF-8"))
+    }
+
+    pub(super) fn octets(&mut self) -> Result<&'a [u8], Invalid> {
         let len = self.u32()? as usize;
-        std::str::from_utf8(self.take(len)?).map_err(|_| Invalid::Content("a text not in UTF-8"))
+        self.take(len)
     }
 
     pub(super) fn optional_text(&mut self) -> Result<Option<&'a str>, Invalid> {

@@ -59,6 +59,7 @@ pub(super) fn message(number: u64, size: usize) -> (Arc<Message>, Bytes) {
                 orcpt: None,
             }],
         },
+        prefix: bytes::Bytes::new(),
         size: size as u64,
         header_size: 2,
     };
