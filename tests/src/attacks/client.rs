@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::tls::{self, HOSTNAME};
@@ -18,7 +18,7 @@ use super::{DEADLINE, Trouble};
 const ALERT: &[u8] = b"\x15\x03";
 
 /// One reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Reply {
     /// Its code.
     pub(super) code: u16,
@@ -108,6 +108,11 @@ impl Client {
         }
         self.tls = Some(tls);
         self.write(b"").map_err(Trouble::from)
+    }
+
+    /// Whether the handshake resumed another session.
+    pub(super) fn handshake_kind(&self) -> Option<HandshakeKind> {
+        self.tls.as_ref().and_then(|tls| tls.handshake_kind())
     }
 
     /// Sends octets, under TLS if it is up.

@@ -182,7 +182,21 @@ impl Relay {
 
     /// Waits until no client is connected: what their messages came to is counted then.
     pub(super) fn idle(&self) -> Result<Status, Trouble> {
-        self.until("the sessions to end", |status| status.sessions == 0)
+        self.idle_but(0)
+    }
+
+    /// Waits until no more than so many clients are connected.
+    pub(super) fn idle_but(&self, clients: u64) -> Result<Status, Trouble> {
+        self.until("the sessions to end", |status| status.sessions <= clients)
+    }
+
+    /// The names of the files that hold large messages.
+    pub(super) fn spool_files(&self) -> Result<Vec<String>, Trouble> {
+        let mut names = Vec::new();
+        for file in fs::read_dir(self.dir.join("queue/spool"))? {
+            names.push(file?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
     }
 
     /// Waits until the status is so.
