@@ -49,6 +49,8 @@ pub(super) struct Admit {
 struct Session {
     site: Site,
     peer: IpAddr,
+    /// The name that it logs in with, as [`Admit::name_key`] has it.
+    name: Option<u64>,
     turn: TurnState,
     /// The message that it may submit, and the credential whose rate it was taken from.
     mail: Option<(MessageId, String)>,
@@ -188,6 +190,7 @@ impl Engine {
         let entry = Session {
             site,
             peer,
+            name: None,
             turn: TurnState::None,
             mail: None,
             write: None,
@@ -198,24 +201,14 @@ impl Engine {
     }
 
     fn credential(&mut self, session: SessionId, name: &str) -> Answer {
-        let now = self.clock.now().instant;
-        let rate = self.config.limits.auth_failures_per_ip;
-        let entry = self.admit.sessions.get(&session);
-        if let Some(entry) = entry
-            && let Some(wait) = self.admit.site_failures.wait(&entry.site, rate, now)
-        {
-            return too_many_failures(entry.peer, wait);
-        }
         let key = self.admit.name_key(name);
-        if let Some(wait) = self.admit.name_failures.wait(&key, name_rate(rate), now) {
-            return refuse(
-                Rejection::SECURITY_UNAVAILABLE,
-                format!(
-                    "Too many failed logins with this name, wait {}",
-                    in_words(wait)
-                ),
-            );
+        if let Some(entry) = self.admit.sessions.get_mut(&session) {
+            entry.name = Some(key);
         }
+        if let Some(refusal) = self.too_many_guesses(session, key) {
+            return refusal;
+        }
+        let entry = self.admit.sessions.get(&session);
         // A credential that this address may not use looks like one that does not exist.
         let credential = self
             .config
@@ -226,6 +219,19 @@ impl Engine {
             verified: credential.and_then(|c| self.admit.verified.get(&c.name).copied()),
             key: self.admit.key,
         }
+    }
+
+    /// The refusal of a guess, if the session's site or the name has had too many wrong ones.
+    fn too_many_guesses(&self, session: SessionId, name: u64) -> Option<Answer> {
+        let now = self.clock.now().instant;
+        let rate = self.config.limits.auth_failures_per_ip;
+        if let Some(entry) = self.admit.sessions.get(&session)
+            && let Some(wait) = self.admit.site_failures.wait(&entry.site, rate, now)
+        {
+            return Some(too_many_failures(entry.peer, wait));
+        }
+        let wait = self.admit.name_failures.wait(&name, name_rate(rate), now)?;
+        Some(too_many_failures_of_name(wait))
     }
 
     fn turn(&mut self, session: SessionId) -> Option<Answer> {
@@ -248,7 +254,7 @@ impl Engine {
     }
 
     /// Gives free turns to those who waited longest. A site has no more turns at once than failures
-    /// left, and when it has none left, those of it who wait are turned away.
+    /// left, and when it or the name has none left, those who wait are turned away.
     fn grant_turns(&mut self) {
         let now = self.clock.now().instant;
         let rate = self.config.limits.auth_failures_per_ip;
@@ -256,6 +262,7 @@ impl Engine {
             sessions,
             sites,
             site_failures,
+            name_failures,
             turns,
             turns_max,
             waiting,
@@ -268,7 +275,13 @@ impl Engine {
             };
             let left = site_failures.left(&entry.site, rate, now);
             let used = sites.entry(entry.site).or_default();
-            let answer = if left == 0 {
+            let of_name = entry
+                .name
+                .and_then(|name| name_failures.wait(&name, name_rate(rate), now));
+            let answer = if let Some(wait) = of_name {
+                entry.turn = TurnState::None;
+                too_many_failures_of_name(wait)
+            } else if left == 0 {
                 entry.turn = TurnState::None;
                 let wait = site_failures
                     .wait(&entry.site, rate, now)
@@ -287,6 +300,8 @@ impl Engine {
         });
     }
 
+    /// How a login ended. Many may have begun together, when the limits still allowed them: past the
+    /// limits not even the right secret is told from a wrong one.
     fn authenticated(
         &mut self,
         session: SessionId,
@@ -295,7 +310,10 @@ impl Engine {
         digest: Option<[u8; 32]>,
     ) -> Answer {
         self.give_turn_back(session);
-        let answer = if ok {
+        let key = self.admit.name_key(name);
+        let answer = if let Some(refusal) = self.too_many_guesses(session, key) {
+            refusal
+        } else if ok {
             if let Some(digest) = digest
                 && self.config.credential(name).is_some()
             {
@@ -303,30 +321,26 @@ impl Engine {
             }
             Answer::Noted
         } else {
-            self.count_failure(session, name)
+            self.count_failure(session, key);
+            Answer::Noted
         };
         self.grant_turns();
         answer
     }
 
-    fn count_failure(&mut self, session: SessionId, name: &str) -> Answer {
+    fn count_failure(&mut self, session: SessionId, name: u64) {
         let now = self.clock.now().instant;
         let rate = self.config.limits.auth_failures_per_ip;
-        let key = self.admit.name_key(name);
         let Admit {
             name_failures,
             site_failures,
             sessions,
             ..
         } = &mut self.admit;
-        // Over the name's limit there is nothing more to count: `credential` refuses.
-        let _ = name_failures.take(&key, name_rate(rate), now, &mut self.rng);
-        let Some(entry) = sessions.get(&session) else {
-            return Answer::Noted;
-        };
-        match site_failures.take(&entry.site, rate, now, &mut self.rng) {
-            Ok(()) => Answer::Noted,
-            Err(wait) => too_many_failures(entry.peer, wait),
+        // Where there is no token left, `too_many_guesses` has refused.
+        let _ = name_failures.take(&name, name_rate(rate), now, &mut self.rng);
+        if let Some(entry) = sessions.get(&session) {
+            let _ = site_failures.take(&entry.site, rate, now, &mut self.rng);
         }
     }
 
@@ -423,6 +437,12 @@ fn too_many_failures(peer: IpAddr, wait: std::time::Duration) -> Answer {
             in_words(wait)
         ),
     )
+}
+
+fn too_many_failures_of_name(wait: std::time::Duration) -> Answer {
+    let wait = in_words(wait);
+    let text = format!("Too many failed logins with this name, wait {wait}");
+    refuse(Rejection::SECURITY_UNAVAILABLE, text)
 }
 
 fn shutting_down() -> Answer {

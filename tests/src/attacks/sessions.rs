@@ -214,7 +214,10 @@ fn an_address_that_guesses(runtime: Runtime) -> Result<String, Trouble> {
         let replies = client.rest()?;
         guesses += replies.iter().filter(|reply| reply.code == 535).count();
         last = replies.last().cloned().unwrap_or_default();
-        ensure!(last.code == 421 && guesses <= 10, "{guesses} guesses, {last:?}");
+        ensure!(
+            last.code == 421 && guesses <= 10,
+            "{guesses} guesses, {last:?}"
+        );
     }
     let mut client = stranger(&relay)?;
     let reply = client.login("app", SECRET)?;

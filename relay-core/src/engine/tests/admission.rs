@@ -156,6 +156,61 @@ fn failed_logins_are_limited_for_each_name_known_or_not() {
 }
 
 #[test]
+fn exchanges_that_began_together_are_not_judged_beyond_the_limits() {
+    // One site, which may fail 10 times; many sites and one name, which may fail 100 times.
+    for (sites, limit, reply) in [(1, 10, "421 4.7.0"), (150, 100, "454 4.7.0")] {
+        let mut config = with_app(None);
+        config.limits.connections_per_ip = 200;
+        let mut world = World::new(config);
+        for n in 0..150 {
+            world.connect(SessionId(100 + n), &format!("198.51.100.{}", n % sites));
+            let answer = lookup(&mut world, SessionId(100 + n), "app");
+            assert!(matches!(answer, Some(Answer::Credential { .. })));
+        }
+        for n in 0..limit {
+            let answer = fail(&mut world, SessionId(100 + n), "app");
+            assert!(matches!(answer, Some(Answer::Noted)));
+        }
+        // The last one guessed right; it learns nothing.
+        let last = SessionId(249);
+        assert_eq!(code(fail(&mut world, SessionId(248), "app")).0, reply);
+        assert_eq!(code(verify(&mut world, last, "app", 1)).0, reply);
+    }
+}
+
+#[test]
+fn no_key_is_derived_for_a_name_that_is_over_its_limit() {
+    let mut world = World::new(with_app(None));
+    let waiting: Vec<SessionId> = (1000..1003).map(SessionId).collect();
+    for &session in &waiting {
+        world.connect(session, &format!("192.0.2.{}", session.0 - 900));
+        lookup(&mut world, session, "app");
+    }
+    assert!(matches!(
+        world.ask(waiting[0], Ask::Turn),
+        Some(Answer::Turn)
+    ));
+    assert!(world.ask(waiting[1], Ask::Turn).is_none());
+    for n in 0..100 {
+        world.connect(SessionId(100 + n), &format!("198.51.100.{n}"));
+        fail(&mut world, SessionId(100 + n), "app");
+    }
+    let turned_away = world
+        .answers
+        .iter()
+        .find(|(session, _)| *session == waiting[1]);
+    let Some((_, Answer::Refused(refusal))) = turned_away else {
+        panic!("{turned_away:?}")
+    };
+    assert_eq!(refusal.why.to_string(), "454 4.7.0");
+    assert_eq!(
+        code(world.ask(waiting[2], Ask::Turn)).0,
+        "454 4.7.0",
+        "no turn is waited for in vain"
+    );
+}
+
+#[test]
 fn a_name_that_may_not_come_from_here_looks_unknown() {
     let mut config = with_app(None);
     let mut app = Credential::new("office");
