@@ -27,17 +27,17 @@ macro_rules! catalogue {
 catalogue! {
     eod_01 eod_02 eod_03 eod_04 eod_05 eod_06 eod_07 eod_08 eod_09 eod_10 eod_11 eod_12 eod_12b
     eod_12c eod_13 eod_14 eod_15 eod_16 eod_17 eod_18 eod_19
-    bdat_01 bdat_02 bdat_12 bdat_13 bdat_15 bdat_15b bdat_16 bdat_16b bdat_17 bdat_17b bdat_18
-    bdat_18b bdat_20 bdat_22 bdat_03 bdat_04 bdat_05 bdat_07 bdat_08 bdat_09 bdat_11
-    cmd_01 cmd_02 cmd_03 cmd_04 cmd_06 cmd_06b cmd_37 cmd_08 cmd_12 cmd_13 cmd_14 cmd_14b cmd_15
-    cmd_15b cmd_17 cmd_18 cmd_19 cmd_21 cmd_22 cmd_24 cmd_25 cmd_25b cmd_26 cmd_28 cmd_09 cmd_10
-    cmd_11 cmd_11b cmd_34 cmd_35 cmd_36 cmd_29 cmd_30 cmd_31 cmd_32 cmd_33
+    cmd_01 cmd_02 cmd_03 cmd_04 cmd_06 cmd_06b cmd_08 cmd_09 cmd_10 cmd_11 cmd_11b cmd_12 cmd_13
+    cmd_14 cmd_14b cmd_15 cmd_15b cmd_17 cmd_18 cmd_19 cmd_21 cmd_22 cmd_24 cmd_25 cmd_25b
+    cmd_26 cmd_28 cmd_29 cmd_30 cmd_31 cmd_32 cmd_33 cmd_34 cmd_35 cmd_36 cmd_37
+    bdat_01 bdat_02 bdat_03 bdat_04 bdat_05 bdat_07 bdat_08 bdat_09 bdat_11 bdat_12 bdat_13
+    bdat_15 bdat_15b bdat_16 bdat_16b bdat_17 bdat_17b bdat_18 bdat_18b bdat_20 bdat_22
+    auth_01 auth_01b auth_02 auth_03 auth_04 auth_04b auth_06 auth_06b auth_08 auth_08b auth_09
+    auth_10 auth_11 auth_13
     tls_01 tls_02 tls_05 tls_06 tls_07 tls_08 tls_09 tls_11 tls_12
-    auth_01 auth_01b auth_02 auth_03 auth_04 auth_06 auth_08 auth_08b auth_04b auth_06b auth_09
-    auth_10 auth_13 auth_11
-    res_01 res_02 res_05 res_05b res_08
     hdr_01 hdr_04 hdr_05 hdr_05b hdr_06
     loop_01 loop_01b
+    res_01 res_02 res_05 res_05b res_08
 }
 
 /// `eod_01` is the row `EOD-01`.

@@ -116,6 +116,11 @@ impl Got {
     }
 }
 
+/// The catalogue's groups.
+const GROUPS: [&str; 11] = [
+    "EOD", "CMD", "BDAT", "AUTH", "TLS", "OUT", "CLI", "HDR", "LOOP", "DSN", "RES",
+];
+
 /// Every row, in the order of the catalogue.
 #[must_use]
 pub fn rows() -> Vec<Row> {
@@ -126,7 +131,18 @@ pub fn rows() -> Vec<Row> {
         submission::rows(),
         outbound::rows(),
     ];
-    groups.into_iter().flatten().collect()
+    let mut rows: Vec<Row> = groups.into_iter().flatten().collect();
+    rows.sort_by_key(|row| order(row.id));
+    rows
+}
+
+/// The place of an id: by its group, its number, and the letter after it.
+fn order(id: &str) -> (usize, u32, &str) {
+    let (group, place) = id.split_once('-').unwrap_or((id, ""));
+    let letter = place.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number = place.strip_suffix(letter).and_then(|n| n.parse().ok());
+    let group = GROUPS.iter().position(|&known| known == group);
+    (group.unwrap_or(GROUPS.len()), number.unwrap_or(0), letter)
 }
 
 /// The row with this id.
