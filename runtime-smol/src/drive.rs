@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Poll;
 
 use async_io::{Async, Timer};
+use event_listener::Event;
 use relay_core::machine::{Input, Machine, Output, WRITE_MAX};
 use relay_core::time::{Instant, Now};
 use runtime_std::clock::Clock;
@@ -22,8 +24,58 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_LEN]);
 }
 
-/// A signal to stop: closed for good, and every receiver sees it.
-pub type Stop = async_channel::Receiver<std::convert::Infallible>;
+/// Says "stop" to every task that waits, in two steps.
+#[derive(Debug, Default)]
+pub struct StopSignal {
+    step: AtomicU8,
+    changed: Event,
+}
+
+/// A step of a [`StopSignal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stop {
+    /// Nothing is accepted, and each connection ends when it may.
+    Drain = 1,
+    /// Every wait and every connection ends at once.
+    Abort = 2,
+}
+
+impl StopSignal {
+    /// Gives the signal, for good.
+    pub fn give(&self, stop: Stop) {
+        self.step.fetch_max(stop as u8, Ordering::AcqRel);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Whether it was given.
+    #[must_use]
+    pub fn is_given(&self, stop: Stop) -> bool {
+        self.step.load(Ordering::Acquire) >= stop as u8
+    }
+
+    /// Waits until it is given.
+    pub async fn given(&self, stop: Stop) {
+        while !self.is_given(stop) {
+            let changed = self.changed.listen();
+            if !self.is_given(stop) {
+                changed.await;
+            }
+        }
+    }
+
+    /// The result of `work`, or an error if `Abort` is given first.
+    pub(crate) async fn or_abort<T>(
+        &self,
+        work: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        future::or(work, async {
+            self.given(Stop::Abort).await;
+            Err(ErrorKind::ConnectionAborted.into())
+        })
+        .await
+    }
+}
 
 /// Does what a machine's requests name.
 pub trait CarryOut<M: Machine, S> {
@@ -35,14 +87,15 @@ pub trait CarryOut<M: Machine, S> {
     ) -> impl Future<Output = M::Answer> + Send;
 }
 
-/// Drives `machine` over `stream` until it closes. When `stop` is given and closes, `interrupt` is
-/// called once.
+/// Drives `machine` over `stream` until it closes, or until `stop` aborts.
+///
+/// `interrupt` tells the machine, once, that `stop` drains; without it the machine goes on.
 pub async fn drive<M: Machine, S>(
     machine: &mut M,
     mut stream: Option<Async<S>>,
     clock: Clock,
-    mut stop: Option<&Stop>,
-    interrupt: impl Fn(&mut M, Now),
+    stop: &StopSignal,
+    mut interrupt: Option<fn(&mut M, Now)>,
     requests: &mut impl CarryOut<M, S>,
 ) where
     for<'a> &'a S: Read + Write,
@@ -50,7 +103,7 @@ pub async fn drive<M: Machine, S>(
     let mut wire = Vec::new();
     loop {
         let output = machine.poll_output(&mut wire);
-        if let Err(kind) = flush(stream.as_ref(), &mut wire, clock).await {
+        if let Err(kind) = flush(stream.as_ref(), &mut wire, clock, stop).await {
             if matches!(output, Output::Close) {
                 return;
             }
@@ -74,13 +127,16 @@ pub async fn drive<M: Machine, S>(
                 if wire.capacity() > WIRE_KEPT {
                     wire = Vec::new();
                 }
-                match wait(machine, stream, until, clock, stop).await {
-                    Event::Fed => {}
-                    Event::Timeout => machine.handle_input(clock.now(), Input::Timeout),
-                    Event::Stop => {
-                        stop = None;
-                        interrupt(machine, clock.now());
-                    }
+                let awaited = interrupt.map_or(Stop::Abort, |_| Stop::Drain);
+                match wait(machine, stream, until, clock, stop.given(awaited)).await {
+                    Ended::Fed => {}
+                    Ended::Timeout => machine.handle_input(clock.now(), Input::Timeout),
+                    Ended::Stop => match interrupt.take() {
+                        Some(interrupt) if !stop.is_given(Stop::Abort) => {
+                            interrupt(machine, clock.now());
+                        }
+                        Some(_) | None => return,
+                    },
                 }
             }
             Output::Close => return,
@@ -89,7 +145,7 @@ pub async fn drive<M: Machine, S>(
 }
 
 /// What ended a wait for bytes.
-enum Event {
+enum Ended {
     Fed,
     Timeout,
     Stop,
@@ -101,28 +157,23 @@ async fn wait<M: Machine, S>(
     stream: &Async<S>,
     until: Instant,
     clock: Clock,
-    stop: Option<&Stop>,
-) -> Event
+    stopped: impl Future<Output = ()>,
+) -> Ended
 where
     for<'a> &'a S: Read,
 {
     let mut timer = pin!(Timer::at(clock.std_instant(until)));
-    let mut stopped = pin!(async {
-        match stop {
-            Some(stop) => drop(stop.recv().await),
-            None => future::pending().await,
-        }
-    });
+    let mut stopped = pin!(stopped);
     poll_fn(|context| {
         while stream.poll_readable(context).is_ready() {
             if feed(machine, stream, clock.now()) {
-                return Poll::Ready(Event::Fed);
+                return Poll::Ready(Ended::Fed);
             }
         }
         if stopped.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Event::Stop);
+            return Poll::Ready(Ended::Stop);
         }
-        timer.as_mut().poll(context).map(|_| Event::Timeout)
+        timer.as_mut().poll(context).map(|_| Ended::Timeout)
     })
     .await
 }
@@ -150,6 +201,7 @@ async fn flush<S>(
     stream: Option<&Async<S>>,
     wire: &mut Vec<u8>,
     clock: Clock,
+    stop: &StopSignal,
 ) -> Result<(), ErrorKind>
 where
     for<'a> &'a S: Write,
@@ -158,33 +210,47 @@ where
         return Ok(());
     }
     let result = match stream {
-        Some(stream) => write_all(stream, wire, clock).await,
-        None => Err(ErrorKind::NotConnected),
+        Some(stream) => write_all(stream, wire, clock, stop).await,
+        None => Err(ErrorKind::NotConnected.into()),
     };
     wire.clear();
-    result
+    result.map_err(|error| error.kind())
 }
 
-async fn write_all<S>(stream: &Async<S>, mut bytes: &[u8], clock: Clock) -> Result<(), ErrorKind>
+async fn write_all<S>(
+    stream: &Async<S>,
+    mut bytes: &[u8],
+    clock: Clock,
+    stop: &StopSignal,
+) -> io::Result<()>
 where
     for<'a> &'a S: Write,
 {
     let until = clock.now().instant + WRITE_MAX;
     while !bytes.is_empty() {
         match stream.get_ref().write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero),
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(len) => bytes = &bytes[len..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let writable = async { stream.writable().await.map_err(|error| error.kind()) };
-                let late = async {
-                    Timer::at(clock.std_instant(until)).await;
-                    Err(ErrorKind::TimedOut)
-                };
-                future::or(writable, late).await?;
+                let writable = within(clock, until, stream.writable());
+                stop.or_abort(writable).await?;
             }
-            Err(error) => return Err(error.kind()),
+            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// The result of `work`, or `TimedOut`.
+pub(crate) async fn within<T>(
+    clock: Clock,
+    until: Instant,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    future::or(work, async {
+        Timer::at(clock.std_instant(until)).await;
+        Err(ErrorKind::TimedOut.into())
+    })
+    .await
 }

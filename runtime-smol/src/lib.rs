@@ -10,6 +10,8 @@
 pub mod drive;
 pub mod relay;
 pub mod resolve;
+mod serve;
+mod tasks;
 pub mod threads;
 
 pub use relay::Relay;

@@ -1,23 +1,21 @@
 //! Carrying the resolver's questions and answers, as a task.
 
-use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
-use async_io::{Async, Timer};
+use async_io::Async;
 use relay_core::dns::{DnsFailure, Event, Query, Step, Transport};
-use relay_core::time::Instant;
-use runtime_std::clock::Clock;
 use runtime_std::hub::Hub;
 use runtime_std::resolve::{PIECE_MAX, any_for};
-use smol::future;
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::drive::{StopSignal, within};
 
 /// Finds what `query` asks for: from the cache, or by asking the servers.
 ///
 /// # Errors
-/// [`DnsFailure`] says whether that is final.
-pub async fn resolve<T>(hub: &Hub, query: Query<T>) -> Result<T, DnsFailure> {
+/// [`DnsFailure`] says whether that is final. It is not if `stop` aborted the search.
+pub async fn resolve<T>(hub: &Hub, stop: &StopSignal, query: Query<T>) -> Result<T, DnsFailure> {
     let clock = hub.clock();
     let mut lookup = hub.with_resolver(|resolver| resolver.begin(clock.now(), query));
     let mut socket: io::Result<Socket> = Err(ErrorKind::NotConnected.into());
@@ -31,7 +29,7 @@ pub async fn resolve<T>(hub: &Hub, query: Query<T>) -> Result<T, DnsFailure> {
                 until,
             } => {
                 let opening = Socket::open(transport, server, &message);
-                socket = within(clock, until, opening).await;
+                socket = stop.or_abort(within(clock, until, opening)).await;
                 until
             }
             Step::Listen { until } => until,
@@ -40,7 +38,10 @@ pub async fn resolve<T>(hub: &Hub, query: Query<T>) -> Result<T, DnsFailure> {
             }
         };
         let received = match &mut socket {
-            Ok(socket) => within(clock, until, socket.receive(&mut buffer)).await,
+            Ok(socket) => {
+                let receiving = within(clock, until, socket.receive(&mut buffer));
+                stop.or_abort(receiving).await
+            }
             Err(error) => Err(error.kind().into()),
         };
         let event = match received {
@@ -87,17 +88,4 @@ impl Socket {
             },
         }
     }
-}
-
-/// The result of `work`, or `TimedOut`.
-pub(crate) async fn within<T>(
-    clock: Clock,
-    until: Instant,
-    work: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    future::or(work, async {
-        Timer::at(clock.std_instant(until)).await;
-        Err(ErrorKind::TimedOut.into())
-    })
-    .await
 }

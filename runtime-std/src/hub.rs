@@ -7,8 +7,14 @@
 //!                                             Store, Spawn, events ◀───────┘
 //! ```
 //!
+//! A connection, a delivery or a direct submission sits on a seat: it asks from there, and the seat tells
+//! the engine when it is given up, however that came about.
+//!
 //! Outputs are routed while the lock is held, so that their order is the engine's. Each route is a push
 //! onto a queue; none waits.
+
+mod options;
+mod seat;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,120 +22,35 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::available_parallelism;
 
+pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError};
+pub use seat::{DeliverySeat, SessionSeat};
+
 use relay_core::admin::{AdminRequest, AdminResponse, http};
 use relay_core::bounce;
-use relay_core::config::Credential;
 use relay_core::dns::Resolver;
 use relay_core::engine::{
-    Answer, Ask, Engine, Input, Next, NotWritten, Output, ReportDue, Start, Submission,
+    Answer, Engine, Input, Next, NotWritten, Output, ReportDue, Start, Submission,
 };
-use relay_core::events::DeliveryEvent;
-use relay_core::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
+use relay_core::id::{AdminId, DeliveryId, MessageId, SessionId, WriteId};
+use relay_core::inbound::direct::{Draft, Handover};
 use relay_core::inbound::{self, Session};
-use relay_core::outbound::{self, Delivery, Loaded as LoadedMessage, Report};
+use relay_core::outbound::{self, Delivery, Loaded as LoadedMessage};
 use relay_core::queue::message::Body;
 use relay_core::queue::record::Progress;
 use relay_core::queue::store::{LoadFailed, Place, Store, StoreFailed, StoreSink};
 use relay_core::rng::Rng;
-use relay_core::time::Instant;
 
 use crate::clock::Clock;
-use crate::journal::{Journal, LogEvents};
+use crate::events::{Events, Subscribers};
+use crate::journal::Journal;
 use crate::listen;
 use crate::load::{self, Loaded, Purpose};
 use crate::slot::Slot;
-use crate::store::{self, OpenError, SegmentStore, StdDisk};
-
-/// What differs between runtimes: how work is started. None of these may block.
-pub trait Spawn: Send + Sync + 'static {
-    /// Start a delivery.
-    fn delivery(&self, hub: &Arc<Hub>, id: DeliveryId, start: Box<Start>);
-
-    /// Find the mail exchangers of a domain, then hand in [`Input::Resolved`].
-    fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String);
-
-    /// Run something that may block on the disk.
-    fn blocking(&self, work: Box<dyn FnOnce() + Send>);
-
-    /// Call [`Hub::input`] with [`Input::Timeout`] at this time instead of at the one given before.
-    fn timer(&self, at: Option<Instant>);
-}
-
-/// Receives every delivery event. Called with the engine's lock held: it must not block.
-pub trait EventSink: Send + Sync + 'static {
-    /// One event.
-    fn event(&self, event: &DeliveryEvent);
-}
-
-/// An embedder's own check of names and passwords, in the place of `[[credential]]` verifiers. Sessions
-/// offer PLAIN and LOGIN only then. It may block.
-pub trait CredentialCheck: Send + Sync + 'static {
-    /// The credential to act as, or none if name and password do not fit.
-    fn check(&self, name: &str, password: &str) -> Option<Arc<Credential>>;
-}
-
-/// What an embedder may replace or add.
-#[derive(Default)]
-pub struct Options {
-    /// A store of its own in the place of the segment log.
-    pub store: Option<Arc<dyn Store>>,
-    /// A credential check of its own; `Config::external_credentials` must be set too.
-    pub credential_check: Option<Arc<dyn CredentialCheck>>,
-    /// Who hears of every delivery event.
-    pub events: Vec<Arc<dyn EventSink>>,
-    /// How delivery events are logged.
-    pub log: LogEvents,
-    /// Where a reload finds the configuration; none if the embedder reloads by [`Hub::apply`].
-    pub load: Option<load::Options>,
-    /// Serve the admin API, on `data_dir/admin.sock` and on `Config::admin`.
-    pub admin: bool,
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("log", &self.log)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a relay did not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// A socket, a thread or a pipe.
-    Io(io::Error),
-    /// The journal of delivery events.
-    Journal(io::Error),
-    /// The store: its directory, its lock, its files.
-    Store(OpenError),
-    /// The store's messages could not be read.
-    Recover(LoadFailed),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "{error}"),
-            Self::Journal(error) => {
-                write!(f, "cannot open the journal in data_dir/events: {error}")
-            }
-            Self::Store(error) => write!(f, "cannot open the queue: {error}"),
-            Self::Recover(error) => write!(f, "cannot read the queue: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
+use crate::store::{self, SegmentStore, StdDisk};
 
 /// The engine, who waits for it, and what carries out what it wants.
 pub struct Hub {
@@ -139,6 +60,7 @@ pub struct Hub {
     store: Arc<dyn Store>,
     spawn: Box<dyn Spawn>,
     events: Vec<Arc<dyn EventSink>>,
+    subscribers: Arc<Subscribers>,
     journal: Arc<Journal>,
     loaded: Mutex<Arc<Loaded>>,
     resolver: Mutex<Resolver>,
@@ -146,6 +68,8 @@ pub struct Hub {
     credential_check: Option<Arc<dyn CredentialCheck>>,
     load: Option<load::Options>,
     next_id: AtomicU64,
+    stopping: AtomicBool,
+    drained: Arc<Slot<()>>,
     me: Weak<Self>,
 }
 
@@ -181,6 +105,8 @@ impl Hub {
         let journal = Journal::open(&config.data_dir, options.log).map_err(StartError::Journal)?;
         let mut events = options.events;
         events.push(Arc::clone(&journal) as Arc<dyn EventSink>);
+        let subscribers = Arc::new(Subscribers::default());
+        events.push(Arc::clone(&subscribers) as Arc<dyn EventSink>);
         let store = match options.store {
             Some(store) => store,
             None => SegmentStore::open(
@@ -206,6 +132,7 @@ impl Hub {
             store,
             spawn,
             events,
+            subscribers,
             journal,
             loaded: Mutex::new(Arc::new(loaded)),
             resolver: Mutex::new(resolver),
@@ -213,6 +140,8 @@ impl Hub {
             credential_check: options.credential_check,
             load: options.load,
             next_id: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            drained: Slot::new(),
             me: me.clone(),
         });
         hub.store.start(Arc::new(Sink(Arc::downgrade(&hub))))?;
@@ -298,6 +227,12 @@ impl Hub {
         while let Some(output) = engine.poll_output() {
             self.route(output);
         }
+        if self.stopping.load(Ordering::Acquire)
+            && engine.is_idle()
+            && lock(&self.waiting).sessions.is_empty()
+        {
+            self.drained.put(());
+        }
     }
 
     /// Looks at the engine without giving it an input.
@@ -305,17 +240,17 @@ impl Hub {
         look(&lock(&self.engine))
     }
 
-    /// A new session for a client's connection, and the slot where the engine's answers to it arrive.
+    /// A new session for a client's connection, and its seat.
     pub fn open_session(
-        &self,
+        self: &Arc<Self>,
         peer: SocketAddr,
         local: SocketAddr,
         listener: usize,
-    ) -> (Session, SessionId, Arc<Slot<Answer>>) {
-        let (id, slot) = self.open_slot();
+    ) -> (Session, SessionSeat) {
+        let seat = self.take_seat();
         let loaded = self.loaded();
         let setup = inbound::Setup {
-            id,
+            id: seat.id(),
             peer,
             local,
             listener,
@@ -323,46 +258,40 @@ impl Hub {
             tls: Arc::clone(&loaded.tls),
         };
         let rng = lock(&self.rng).fork();
-        (Session::new(setup, self.clock.now(), rng), id, slot)
+        (Session::new(setup, self.clock.now(), rng), seat)
     }
 
-    /// A session's id and slot without a connection, to submit in-process.
-    pub fn open_slot(&self) -> (SessionId, Arc<Slot<Answer>>) {
+    /// A message to hand over without a connection, and the seat to do it from.
+    pub fn open_handover(self: &Arc<Self>, draft: Draft) -> (Handover, SessionSeat) {
+        let config = Arc::clone(&self.loaded().config);
+        (Handover::new(config, draft), self.take_seat())
+    }
+
+    fn take_seat(self: &Arc<Self>) -> SessionSeat {
         let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let slot = Slot::new();
         lock(&self.waiting).sessions.insert(id, Arc::clone(&slot));
-        (id, slot)
+        SessionSeat::new(Arc::clone(self), id, slot)
     }
 
-    /// Asks for a session; the answer arrives in its slot.
-    pub fn ask(&self, session: SessionId, ask: Ask) {
-        self.input(Input::Ask(session, ask));
-    }
-
-    /// Ends a session, however it ended.
-    pub fn close_session(&self, session: SessionId) {
-        lock(&self.waiting).sessions.remove(&session);
-        self.input(Input::Ask(session, Ask::Bye));
-    }
-
-    /// The machine of a delivery, and the slot where the engine's answers to it arrive.
-    pub fn open_delivery(&self, id: DeliveryId, start: Start) -> (Delivery, Arc<Slot<Next>>) {
+    /// The machine of a delivery, and its seat.
+    pub fn open_delivery(
+        self: &Arc<Self>,
+        id: DeliveryId,
+        start: Start,
+    ) -> (Delivery, DeliverySeat) {
         let slot = Slot::new();
         lock(&self.waiting).deliveries.insert(id, Arc::clone(&slot));
         let tls = Arc::clone(&self.loaded().client_tls);
         let rng = lock(&self.rng).fork();
-        (Delivery::new(start, tls, self.clock.now(), rng), slot)
+        let delivery = Delivery::new(start, tls, self.clock.now(), rng);
+        (delivery, DeliverySeat::new(Arc::clone(self), id, slot))
     }
 
-    /// Reports for a delivery; the answer arrives in its slot.
-    pub fn report(&self, delivery: DeliveryId, report: Report) {
-        self.input(Input::Report(delivery, report));
-    }
-
-    /// Ends a delivery, however it ended.
-    pub fn close_delivery(&self, delivery: DeliveryId) {
-        lock(&self.waiting).deliveries.remove(&delivery);
-        self.input(Input::Report(delivery, Report::Ended));
+    /// Hears of every delivery event from now on, of at most `capacity` that were not received yet.
+    #[must_use]
+    pub fn subscribe(&self, capacity: usize) -> Events {
+        self.subscribers.subscribe(capacity)
     }
 
     /// Asks for an administrator; the answer arrives in the slot.
@@ -431,10 +360,24 @@ impl Hub {
         self.inputs([Input::StoreStatus(status), Input::Timeout]);
     }
 
-    /// Closes the store and the journal, after the last session and delivery.
+    /// Admits nobody and starts no delivery from now on.
+    pub fn begin_shut_down(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.input(Input::ShutDown);
+    }
+
+    /// Is filled when, after [`Self::begin_shut_down`], nothing is under way any more: no session, no
+    /// delivery, no write, no report.
+    #[must_use]
+    pub fn drained(&self) -> &Slot<()> {
+        &self.drained
+    }
+
+    /// Closes the store, the journal and the subscriptions. Blocks for one sync.
     pub fn close(&self) {
         self.store.close();
         self.journal.close();
+        self.subscribers.close();
     }
 
     /// Loads what a report is about, lets `bounce` write the report, and hands it in.

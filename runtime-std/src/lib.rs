@@ -6,6 +6,7 @@
 //! | [`relay`] | the relay on threads: start, submit, reload, shut down |
 //! | [`drive`] | the loop that drives any machine on a thread |
 //! | [`hub`] | the engine behind its lock, shared by the runtimes |
+//! | [`events`] | subscriptions to delivery events |
 //! | [`store`] | the segment log |
 //! | [`load`] | configuration, certificates, credentials |
 //! | [`journal`] | delivery events on disk, and the log |
@@ -15,6 +16,7 @@
 pub mod cli;
 pub mod clock;
 pub mod drive;
+pub mod events;
 pub mod hub;
 pub mod journal;
 pub mod listen;

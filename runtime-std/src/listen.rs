@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -70,7 +70,7 @@ pub fn bind_admin(data_dir: &Path) -> io::Result<UnixListener> {
     })
 }
 
-/// Accepts until `stop`, handing each connection over without delay.
+/// Accepts until `stop` drains, handing each connection over without delay.
 pub fn accept<L: AsFd, S>(
     listener: &L,
     stop: &StopSignal,
@@ -80,7 +80,7 @@ pub fn accept<L: AsFd, S>(
     loop {
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.draining(), PollFlags::IN),
         ];
         if poll(&mut fds, None).is_err() {
             continue;
@@ -119,6 +119,40 @@ pub fn is_exhausted(error: &io::Error) -> bool {
                 .iter()
                 .any(|errno| errno.raw_os_error() == code)
         })
+}
+
+/// Begins to connect, without blocking: the socket is writable when that is over, and
+/// [`connected`] says how it ended.
+///
+/// # Errors
+/// Those of the system that are known at once.
+pub fn begin_connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(source) = source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    socket.set_nonblocking(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if !is_under_way(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(socket.into()),
+    }
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock
+        || error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
+}
+
+/// How a connection that [`begin_connect`] began ended: our address, or what went wrong.
+///
+/// # Errors
+/// Those of connecting.
+pub fn connected(stream: &TcpStream) -> io::Result<SocketAddr> {
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    prepare(stream)?;
+    stream.local_addr()
 }
 
 /// The canonical form of a peer's address: an IPv4 address that came through an IPv6 socket is IPv4.

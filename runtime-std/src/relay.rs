@@ -5,29 +5,34 @@
 //!                                               ▲                    └──▶ resolver threads
 //!                            timer thread ──────┘
 //! ```
+//!
+//! Shutting down, in this order: the engine admits nobody and starts nothing; the signal drains, so that
+//! accepting ends and each session ends when it may; what is left after the grace is aborted; the store
+//! closes; the timer and the spawner end. No thread is left then but those that are on their way out.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use relay_core::admin::{AdminRequest, AdminResponse, Origin, http};
 use relay_core::dns::{DnsFailure, Query};
-use relay_core::engine::{Ask, Input, Start};
-use relay_core::id::{DeliveryId, ResolveId};
+use relay_core::engine::{Ask, Input, Refusal, Start};
+use relay_core::id::{DeliveryId, MessageId, ResolveId};
+use relay_core::inbound::direct::{Draft, Step};
 use relay_core::inbound::{self, Session};
-use relay_core::outbound;
+use relay_core::outbound::{self, Delivery};
 use relay_core::time::Instant;
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::event::PollFlags;
 
-use crate::clock::Clock;
-use crate::drive::{StopSignal, Stream, drive};
-use crate::hub::{Hub, Options, Spawn, StartError};
-use crate::listen::{accept, bind, canonical, prepare};
+use crate::drive::{StopSignal, Stream, drive, wait_for};
+use crate::events::Events;
+use crate::hub::{DeliverySeat, Hub, Options, SessionSeat, Spawn, StartError};
+use crate::listen::{accept, begin_connect, bind, canonical, connected, prepare};
 use crate::load::Loaded;
 use crate::resolve::resolve;
 use crate::runtime::{Running, Runtime};
@@ -35,17 +40,25 @@ use crate::runtime::{Running, Runtime};
 /// A thread that drives a connection needs little: the machines keep their state on the heap.
 const STACK: usize = 512 * 1024;
 
-/// Administrators that are served at once, on each listener.
+/// Administrators that are served at once on each listener.
 const ADMIN_CONNECTIONS_MAX: usize = 16;
 
-/// A running relay. Dropping it without [`Relay::shut_down`] leaves its threads running.
+/// How long what was aborted has to be gone.
+const ABORT_WAIT: Duration = Duration::from_secs(1);
+
+/// A running relay. Dropping it stops it without grace: what is under way is cut off, and its mail is in
+/// the queue at the next start.
 #[derive(Debug)]
 pub struct Relay {
     hub: Arc<Hub>,
     addresses: Vec<SocketAddr>,
     stop: Arc<StopSignal>,
-    active: Arc<Active>,
     acceptors: Vec<JoinHandle<()>>,
+    /// The timer and the spawner, and how to end them.
+    helpers: Vec<JoinHandle<()>>,
+    timer: Arc<Timer>,
+    work: Sender<Work>,
+    stopped: bool,
 }
 
 impl Relay {
@@ -73,36 +86,34 @@ impl Relay {
             .map(TcpListener::local_addr)
             .collect::<io::Result<_>>()?;
         let stop = Arc::new(StopSignal::new()?);
-        let active = Arc::new(Active::default());
-        let (threads, work) = channel();
+        let (work, todo) = channel();
         let timer = Arc::new(Timer::default());
         let spawn = Threads {
-            work: threads,
+            work: work.clone(),
             timer: Arc::clone(&timer),
         };
         let with_admin = options.admin;
         let hub = Hub::open(loaded, options, Box::new(spawn))?;
-        let admin = with_admin.then(|| hub.bind_admin()).transpose()?;
-        start_spawner(work, Arc::clone(&active))?;
-        start_timer(timer, Arc::clone(&hub))?;
+        // From here on a failure drops the relay, which stops what runs.
         let mut relay = Self {
             hub,
             addresses,
             stop,
-            active,
             acceptors: Vec::new(),
+            helpers: Vec::new(),
+            timer,
+            work,
+            stopped: false,
         };
+        relay.start_helpers(todo)?;
         for (index, listener) in listeners.into_iter().enumerate() {
-            relay.acceptors.push(relay.start_acceptor(index, listener)?);
+            relay.start_acceptor(index, listener)?;
         }
-        if let Some((unix, tcp)) = admin {
-            relay
-                .acceptors
-                .push(relay.start_admin(unix, Origin::Local, accept_unix)?);
+        if with_admin {
+            let (unix, tcp) = relay.hub.bind_admin()?;
+            relay.start_admin(unix, Origin::Local, accept_unix)?;
             if let Some(tcp) = tcp {
-                relay
-                    .acceptors
-                    .push(relay.start_admin(tcp, Origin::Tcp, accept_tcp)?);
+                relay.start_admin(tcp, Origin::Tcp, accept_tcp)?;
             }
         }
         Ok(relay)
@@ -120,6 +131,31 @@ impl Relay {
         &self.hub
     }
 
+    /// Hands a message over without a connection. When this returns its id, the message is on stable
+    /// storage.
+    ///
+    /// # Errors
+    /// The refusal that a client would get by SMTP.
+    pub fn submit(&self, draft: Draft) -> Result<MessageId, Refusal> {
+        let (mut handover, seat) = self.hub.open_handover(draft);
+        loop {
+            match handover.poll() {
+                Step::Request(request) => {
+                    let answer = session_request(&seat, request);
+                    handover.answer(self.hub.clock().now(), answer);
+                }
+                Step::Done(result) => return result,
+            }
+        }
+    }
+
+    /// Hears of every delivery event from now on. At most `capacity` wait to be received; past that the
+    /// subscriber misses events and is told how many.
+    #[must_use]
+    pub fn subscribe(&self, capacity: usize) -> Events {
+        self.hub.subscribe(capacity)
+    }
+
     /// Asks what `status`, `queue` and their like ask.
     #[must_use]
     pub fn admin(&self, request: AdminRequest) -> AdminResponse {
@@ -133,77 +169,115 @@ impl Relay {
 
     /// Stops accepting, lets transactions and deliveries that run end within `grace`, and closes the
     /// store. What is not delivered is in the queue at the next start. Returns whether all ended in time.
-    pub fn shut_down(self, grace: Duration) -> bool {
-        self.hub.input(Input::ShutDown);
-        self.stop.stop();
-        for acceptor in self.acceptors {
+    #[must_use]
+    pub fn shut_down(mut self, grace: Duration) -> bool {
+        self.stop(grace)
+    }
+
+    fn stop(&mut self, grace: Duration) -> bool {
+        self.stopped = true;
+        self.hub.begin_shut_down();
+        self.stop.drain();
+        for acceptor in self.acceptors.drain(..) {
+            // A panic was reported where it happened.
             let _ = acceptor.join();
         }
-        let drained = self.active.wait_idle(grace);
+        let drained = self.hub.drained().wait_for(grace).is_some();
+        self.stop.abort();
+        if !drained {
+            let _ = self.hub.drained().wait_for(ABORT_WAIT);
+        }
         self.hub.close();
+        self.timer.stop();
+        let _ = self.work.send(Work::Stop);
+        for helper in self.helpers.drain(..) {
+            let _ = helper.join();
+        }
         drained
     }
 
-    fn start_acceptor(&self, index: usize, listener: TcpListener) -> io::Result<JoinHandle<()>> {
-        let hub = Arc::clone(&self.hub);
+    fn start_helpers(&mut self, todo: Receiver<Work>) -> io::Result<()> {
         let stop = Arc::clone(&self.stop);
-        let active = Arc::clone(&self.active);
-        Builder::new()
-            .name(format!("accept-{index}"))
-            .spawn(move || {
-                accept(&listener, &stop, TcpListener::accept, |(stream, peer)| {
-                    let (hub, stop) = (Arc::clone(&hub), Arc::clone(&stop));
-                    let token = active.enter();
-                    let spawned = Builder::new().stack_size(STACK).spawn(move || {
-                        session(&hub, &stop, stream, peer, index);
-                        drop(token);
-                    });
-                    if let Err(error) = spawned {
-                        tracing::warn!(%error, "no thread for a connection; it was closed");
-                    }
-                });
-            })
+        let spawner = Builder::new().name("spawner".into());
+        self.helpers.push(spawner.spawn(move || {
+            for work in todo {
+                match work {
+                    Work::Stop => return,
+                    Work::Delivery(hub, id, start) => spawn_delivery(&hub, id, *start, &stop),
+                    Work::Resolve(hub, id, domain) => spawn_search(hub, id, domain, &stop),
+                    Work::Blocking(work) => work(),
+                }
+            }
+        })?);
+        let (timer, hub) = (Arc::clone(&self.timer), Arc::clone(&self.hub));
+        let thread = Builder::new().name("timer".into());
+        self.helpers.push(thread.spawn(move || timer.run(&hub))?);
+        Ok(())
     }
 
-    /// Serves administrators on one listener, one connection after the other: they are few and short.
+    fn start_acceptor(&mut self, index: usize, listener: TcpListener) -> io::Result<()> {
+        let hub = Arc::clone(&self.hub);
+        let stop = Arc::clone(&self.stop);
+        let thread = Builder::new().name(format!("accept-{index}"));
+        self.acceptors.push(thread.spawn(move || {
+            accept(&listener, &stop, TcpListener::accept, |(stream, peer)| {
+                let Ok(local) = stream.local_addr() else {
+                    return;
+                };
+                let (session, seat) = hub.open_session(canonical(peer), canonical(local), index);
+                let stop = Arc::clone(&stop);
+                let spawned = Builder::new()
+                    .stack_size(STACK)
+                    .spawn(move || run_session(session, &seat, &stop, stream));
+                if let Err(error) = spawned {
+                    tracing::warn!(%error, "no thread for a connection; it was closed");
+                }
+            });
+        })?);
+        Ok(())
+    }
+
+    /// Serves administrators on one listener.
     fn start_admin<L, S>(
-        &self,
+        &mut self,
         listener: L,
         origin: Origin,
         take: impl Fn(&L) -> io::Result<S> + Send + 'static,
-    ) -> io::Result<JoinHandle<()>>
+    ) -> io::Result<()>
     where
         L: AsFd + Send + 'static,
         S: Stream + Send + 'static,
     {
         let hub = Arc::clone(&self.hub);
         let stop = Arc::clone(&self.stop);
-        let connections = Arc::new(Active::default());
-        Builder::new().name("admin".into()).spawn(move || {
+        let thread = Builder::new().name("admin".into());
+        self.acceptors.push(thread.spawn(move || {
+            // Each connection holds one; so do we.
+            let connections = Arc::new(());
             accept(&listener, &stop, take, |stream| {
-                if connections.count() >= ADMIN_CONNECTIONS_MAX {
+                if Arc::strong_count(&connections) > ADMIN_CONNECTIONS_MAX {
                     return;
                 }
-                let token = connections.enter();
-                let hub = Arc::clone(&hub);
+                let (hub, stop) = (Arc::clone(&hub), Arc::clone(&stop));
+                let connection = Arc::clone(&connections);
                 let spawned = Builder::new().stack_size(STACK).spawn(move || {
-                    let mut machine = http::Connection::new(origin, hub.clock().now());
-                    let carry_out = |request, _: &mut Option<S>| hub.admin_request(request);
-                    drive(
-                        &mut machine,
-                        Some(stream),
-                        hub.clock(),
-                        None,
-                        |_, _| {},
-                        carry_out,
-                    );
-                    drop(token);
+                    run_admin(&hub, &stop, stream, origin);
+                    drop(connection);
                 });
                 if let Err(error) = spawned {
                     tracing::warn!(%error, "no thread for an administrator; it was closed");
                 }
             });
-        })
+        })?);
+        Ok(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if !self.stopped {
+            self.stop(Duration::ZERO);
+        }
     }
 }
 
@@ -221,44 +295,52 @@ fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
 }
 
 /// Drives one client's connection.
-fn session(hub: &Arc<Hub>, stop: &StopSignal, stream: TcpStream, peer: SocketAddr, index: usize) {
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
+fn run_session(mut session: Session, seat: &SessionSeat, stop: &StopSignal, stream: TcpStream) {
     if prepare(&stream).is_err() {
         return;
     }
-    let (mut session, id, slot) = hub.open_session(canonical(peer), canonical(local), index);
-    let carry_out = |request, _: &mut Option<TcpStream>| match request {
-        inbound::Request::Engine(Ask::Bye) => inbound::Answer::Done,
-        inbound::Request::Engine(ask) => {
-            hub.ask(id, ask);
-            inbound::Answer::Engine(slot.wait())
-        }
-        disk => hub.session_request(disk),
-    };
     drive(
         &mut session,
         Some(stream),
-        hub.clock(),
-        Some(stop),
-        Session::interrupt,
-        carry_out,
+        seat.hub().clock(),
+        stop,
+        Some(Session::interrupt),
+        |request, _| session_request(seat, request),
     );
-    hub.close_session(id);
+}
+
+fn session_request(seat: &SessionSeat, request: inbound::Request) -> inbound::Answer {
+    match request {
+        // The seat says it when it is dropped.
+        inbound::Request::Engine(Ask::Bye) => inbound::Answer::Done,
+        inbound::Request::Engine(ask) => inbound::Answer::Engine(seat.ask(ask).wait()),
+        disk => seat.hub().session_request(disk),
+    }
+}
+
+/// Drives one administrator's connection.
+fn run_admin<S: Stream>(hub: &Hub, stop: &StopSignal, stream: S, origin: Origin) {
+    let mut machine = http::Connection::new(origin, hub.clock().now());
+    drive(
+        &mut machine,
+        Some(stream),
+        hub.clock(),
+        stop,
+        Some(http::Connection::interrupt),
+        |request, _| hub.admin_request(request),
+    );
 }
 
 /// Drives one delivery.
-fn delivery(hub: &Arc<Hub>, id: DeliveryId, start: Start) {
-    let (mut delivery, slot) = hub.open_delivery(id, start);
+fn run_delivery(mut delivery: Delivery, seat: &DeliverySeat, stop: &StopSignal) {
+    let hub = seat.hub();
     let carry_out = |request, stream: &mut Option<TcpStream>| match request {
         outbound::Request::Resolve(host) => {
-            let query = Query::addresses(&host);
-            outbound::Answer::Resolved(resolve(hub, query))
+            outbound::Answer::Resolved(resolve(hub, stop, Query::addresses(&host)))
         }
         outbound::Request::Connect { to, source, until } => {
             *stream = None;
-            let connected = connect(to, source, hub.clock().until(until));
+            let connected = connect(to, source, hub.clock().until(until), stop);
             outbound::Answer::Connected(connected.map_err(|error| error.kind()).map(
                 |(connected, local)| {
                     *stream = Some(connected);
@@ -266,30 +348,22 @@ fn delivery(hub: &Arc<Hub>, id: DeliveryId, start: Start) {
                 },
             ))
         }
-        outbound::Request::Report(report) => {
-            hub.report(id, report);
-            outbound::Answer::Next(slot.wait())
-        }
+        outbound::Request::Report(report) => outbound::Answer::Next(seat.report(report).wait()),
         outbound::Request::Flush => outbound::Answer::Flushed,
         disk => hub.delivery_request(disk),
     };
-    drive(&mut delivery, None, hub.clock(), None, |_, _| {}, carry_out);
-    hub.close_delivery(id);
+    drive(&mut delivery, None, hub.clock(), stop, None, carry_out);
 }
 
 fn connect(
     to: SocketAddr,
-    source: Option<std::net::IpAddr>,
+    source: Option<IpAddr>,
     within: Duration,
+    stop: &StopSignal,
 ) -> io::Result<(TcpStream, SocketAddr)> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    if let Some(source) = source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-    }
-    socket.connect_timeout(&to.into(), within.max(Duration::from_millis(1)))?;
-    let stream = TcpStream::from(socket);
-    prepare(&stream)?;
-    let local = stream.local_addr()?;
+    let stream = begin_connect(to, source)?;
+    wait_for(stream.as_fd(), PollFlags::OUT, within, stop)?;
+    let local = connected(&stream)?;
     Ok((stream, local))
 }
 
@@ -298,6 +372,7 @@ enum Work {
     Delivery(Arc<Hub>, DeliveryId, Box<Start>),
     Resolve(Arc<Hub>, ResolveId, String),
     Blocking(Box<dyn FnOnce() + Send>),
+    Stop,
 }
 
 /// [`Spawn`] on threads. The engine's lock is held in its methods: they only hand the work on.
@@ -320,120 +395,74 @@ impl Spawn for Threads {
     }
 
     fn timer(&self, at: Option<Instant>) {
-        lock(&self.timer.at).0 = at;
-        self.timer.changed.notify_one();
+        self.timer.set(at);
     }
 }
 
-fn start_spawner(work: Receiver<Work>, active: Arc<Active>) -> io::Result<()> {
-    Builder::new().name("spawner".into()).spawn(move || {
-        for work in work {
-            spawn(work, &active);
-        }
-    })?;
-    Ok(())
+fn spawn_delivery(hub: &Arc<Hub>, id: DeliveryId, start: Start, stop: &Arc<StopSignal>) {
+    let (delivery, seat) = hub.open_delivery(id, start);
+    let stop = Arc::clone(stop);
+    let spawned = Builder::new()
+        .stack_size(STACK)
+        .spawn(move || run_delivery(delivery, &seat, &stop));
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread for a delivery; it goes back to the queue");
+    }
 }
 
-fn spawn(work: Work, active: &Arc<Active>) {
-    let builder = Builder::new().stack_size(STACK);
-    match work {
-        Work::Delivery(hub, id, start) => {
-            let token = active.enter();
-            let on_thread = Arc::clone(&hub);
-            let spawned = builder.spawn(move || {
-                delivery(&on_thread, id, *start);
-                drop(token);
-            });
-            if let Err(error) = spawned {
-                tracing::warn!(%error, "no thread for a delivery; it goes back to the queue");
-                hub.close_delivery(id);
-            }
-        }
-        Work::Resolve(hub, id, domain) => {
-            let on_thread = Arc::clone(&hub);
-            let spawned = builder.spawn(move || {
-                let answer = resolve(&on_thread, Query::mx(&domain));
-                on_thread.input(Input::Resolved(id, answer));
-            });
-            if let Err(error) = spawned {
-                let failure = DnsFailure::Temporary(format!("no thread to resolve it: {error}"));
-                hub.input(Input::Resolved(id, Err(failure)));
-            }
-        }
-        Work::Blocking(work) => work(),
+fn spawn_search(hub: Arc<Hub>, id: ResolveId, domain: String, stop: &Arc<StopSignal>) {
+    let (stop, on_thread) = (Arc::clone(stop), Arc::clone(&hub));
+    let spawned = Builder::new().stack_size(STACK).spawn(move || {
+        let answer = resolve(&on_thread, &stop, Query::mx(&domain));
+        on_thread.input(Input::Resolved(id, answer));
+    });
+    if let Err(error) = spawned {
+        let failure = DnsFailure::Temporary(format!("no thread to resolve it: {error}"));
+        hub.input(Input::Resolved(id, Err(failure)));
     }
 }
 
 /// When the engine wants its `Timeout`.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Timer {
-    at: Mutex<(Option<Instant>, ())>,
+    due: Mutex<Due>,
     changed: Condvar,
 }
 
-fn start_timer(timer: Arc<Timer>, hub: Arc<Hub>) -> io::Result<()> {
-    Builder::new().name("timer".into()).spawn(move || {
-        let clock: Clock = hub.clock();
+#[derive(Debug, Default)]
+struct Due {
+    at: Option<Instant>,
+    stopped: bool,
+}
+
+impl Timer {
+    fn set(&self, at: Option<Instant>) {
+        lock(&self.due).at = at;
+        self.changed.notify_one();
+    }
+
+    fn stop(&self) {
+        lock(&self.due).stopped = true;
+        self.changed.notify_one();
+    }
+
+    fn run(&self, hub: &Hub) {
+        let clock = hub.clock();
         loop {
-            let mut at = lock(&timer.at);
-            match at.0 {
-                None => drop(timer.changed.wait(at)),
-                Some(due) if !clock.until(due).is_zero() => {
-                    drop(timer.changed.wait_timeout(at, clock.until(due)));
+            let mut due = lock(&self.due);
+            match due.at {
+                _ if due.stopped => return,
+                None => drop(self.changed.wait(due)),
+                Some(at) if !clock.until(at).is_zero() => {
+                    drop(self.changed.wait_timeout(due, clock.until(at)));
                 }
                 Some(_) => {
-                    at.0 = None;
-                    drop(at);
+                    due.at = None;
+                    drop(due);
                     hub.time_out();
                 }
             }
         }
-    })?;
-    Ok(())
-}
-
-/// Counts the threads that must end before the relay has drained.
-#[derive(Debug, Default)]
-struct Active {
-    count: Mutex<usize>,
-    changed: Condvar,
-}
-
-impl Active {
-    fn enter(self: &Arc<Self>) -> Token {
-        *lock(&self.count) += 1;
-        Token(Arc::clone(self))
-    }
-
-    fn count(&self) -> usize {
-        *lock(&self.count)
-    }
-
-    fn wait_idle(&self, within: Duration) -> bool {
-        let deadline = StdInstant::now() + within;
-        let mut count = lock(&self.count);
-        while *count > 0 {
-            let left = deadline.saturating_duration_since(StdInstant::now());
-            if left.is_zero() {
-                return false;
-            }
-            count = self
-                .changed
-                .wait_timeout(count, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
-    }
-}
-
-/// One counted thread.
-struct Token(Arc<Active>);
-
-impl Drop for Token {
-    fn drop(&mut self) {
-        *lock(&self.0.count) -= 1;
-        self.0.changed.notify_all();
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use relay_core::dns::{DnsFailure, Event, Query, Step, Transport};
+use rustix::event::PollFlags;
 
+use crate::drive::{StopSignal, wait_for};
 use crate::hub::Hub;
+use crate::listen::{begin_connect, connected};
 
 /// The most that is read at once: more than any datagram that is asked for.
 pub const PIECE_MAX: usize = 4096;
@@ -14,8 +18,8 @@ pub const PIECE_MAX: usize = 4096;
 /// Finds what `query` asks for: from the cache, or by asking the servers.
 ///
 /// # Errors
-/// [`DnsFailure`] says whether that is final.
-pub fn resolve<T>(hub: &Hub, query: Query<T>) -> Result<T, DnsFailure> {
+/// [`DnsFailure`] says whether that is final. It is not if `stop` aborted the search.
+pub fn resolve<T>(hub: &Hub, stop: &StopSignal, query: Query<T>) -> Result<T, DnsFailure> {
     let clock = hub.clock();
     let mut lookup = hub.with_resolver(|resolver| resolver.begin(clock.now(), query));
     let mut socket: io::Result<Socket> = Err(ErrorKind::NotConnected.into());
@@ -28,7 +32,7 @@ pub fn resolve<T>(hub: &Hub, query: Query<T>) -> Result<T, DnsFailure> {
                 message,
                 until,
             } => {
-                socket = Socket::open(transport, server, &message, clock.until(until));
+                socket = Socket::open(transport, server, &message, clock.until(until), stop);
                 until
             }
             Step::Listen { until } => until,
@@ -37,7 +41,7 @@ pub fn resolve<T>(hub: &Hub, query: Query<T>) -> Result<T, DnsFailure> {
             }
         };
         let received = match &mut socket {
-            Ok(socket) => socket.receive(&mut buffer, clock.until(until)),
+            Ok(socket) => socket.receive(&mut buffer, clock.until(until), stop),
             Err(error) => Err(error.kind().into()),
         };
         let event = match received {
@@ -45,7 +49,7 @@ pub fn resolve<T>(hub: &Hub, query: Query<T>) -> Result<T, DnsFailure> {
                 from,
                 bytes: &buffer[..len],
             },
-            // What the system calls a read or a connection whose time ran out.
+            // A datagram that was announced and then dropped for its checksum counts as none.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 Event::Timeout
             }
@@ -78,39 +82,44 @@ impl Socket {
         server: SocketAddr,
         message: &[u8],
         within: Duration,
+        stop: &StopSignal,
     ) -> io::Result<Self> {
-        // A timeout of zero means none to the system.
-        let within = within.max(Duration::from_millis(1));
         match transport {
             Transport::Udp => {
                 let socket = UdpSocket::bind(any_for(server))?;
+                socket.set_nonblocking(true)?;
                 socket.connect(server)?;
                 socket.send(message)?;
                 Ok(Self::Udp(socket))
             }
             Transport::Tcp => {
-                let mut stream = TcpStream::connect_timeout(&server, within)?;
-                stream.set_write_timeout(Some(within))?;
+                let mut stream = begin_connect(server, None)?;
+                wait_for(stream.as_fd(), PollFlags::OUT, within, stop)?;
+                connected(&stream)?;
+                // A query fits into any send buffer.
                 stream.write_all(message)?;
                 Ok(Self::Tcp(stream, server))
             }
         }
     }
 
-    fn receive(&mut self, buffer: &mut [u8], within: Duration) -> io::Result<(usize, SocketAddr)> {
-        let within = Some(within.max(Duration::from_millis(1)));
+    fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        within: Duration,
+        stop: &StopSignal,
+    ) -> io::Result<(usize, SocketAddr)> {
+        let socket = match &*self {
+            Self::Udp(socket) => (*socket).as_fd(),
+            Self::Tcp(stream, _) => (*stream).as_fd(),
+        };
+        wait_for(socket, PollFlags::IN, within, stop)?;
         match self {
-            Self::Udp(socket) => {
-                socket.set_read_timeout(within)?;
-                socket.recv_from(buffer)
-            }
-            Self::Tcp(stream, server) => {
-                stream.set_read_timeout(within)?;
-                match stream.read(buffer)? {
-                    0 => Err(ErrorKind::UnexpectedEof.into()),
-                    len => Ok((len, *server)),
-                }
-            }
+            Self::Udp(socket) => socket.recv_from(buffer),
+            Self::Tcp(stream, server) => match stream.read(buffer)? {
+                0 => Err(ErrorKind::UnexpectedEof.into()),
+                len => Ok((len, *server)),
+            },
         }
     }
 }

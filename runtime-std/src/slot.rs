@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Holds at most one value. One side puts, the other takes: by blocking, or as a future.
 #[derive(Debug)]
@@ -58,6 +59,16 @@ impl<T> Slot<T> {
         }
     }
 
+    /// Blocks the thread for a while, and takes the value if there is one by then.
+    pub fn wait_for(&self, within: Duration) -> Option<T> {
+        let state = self.lock();
+        let waited = self
+            .filled
+            .wait_timeout_while(state, within, |state| state.value.is_none());
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.value.take()
+    }
+
     /// Takes the value as a future.
     pub fn taken(&self) -> Taken<'_, T> {
         Taken(self)
@@ -97,6 +108,14 @@ mod tests {
         let waiter = std::thread::spawn(move || other.wait());
         slot.put(7);
         assert_eq!(waiter.join().unwrap(), 7);
+    }
+
+    #[test]
+    fn a_wait_with_a_limit_ends() {
+        let slot = Slot::new();
+        assert_eq!(slot.wait_for(Duration::from_millis(1)), None);
+        slot.put(9);
+        assert_eq!(slot.wait_for(Duration::from_secs(60)), Some(9));
     }
 
     #[test]

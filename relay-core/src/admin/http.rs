@@ -65,6 +65,8 @@ pub struct Connection {
     origin: Origin,
     /// When the request that is awaited must be whole.
     until: Instant,
+    /// The relay shuts down: no request after this one.
+    interrupted: bool,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,15 @@ impl Connection {
             input: Vec::new(),
             origin,
             until: now.instant + REQUEST_WAIT,
+            interrupted: false,
+        }
+    }
+
+    /// Asks for an end: at once if no request is under way, else after its response.
+    pub fn interrupt(&mut self, _now: Now) {
+        self.interrupted = true;
+        if matches!(self.state, State::Head(_)) && self.input.is_empty() {
+            self.state = State::Closed;
         }
     }
 
@@ -228,8 +239,8 @@ impl Machine for Connection {
                     };
                     return Output::Request(Request::Flush);
                 }
-                State::Send { keep: false, .. } => State::Closed,
-                State::Send { keep: true, .. } => {
+                State::Send { keep, .. } if !keep || self.interrupted => State::Closed,
+                State::Send { .. } => {
                     self.state = fresh();
                     self.receive();
                     continue;

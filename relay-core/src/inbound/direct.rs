@@ -1,17 +1,19 @@
 //! Submission without a connection: a program that embeds the relay hands a message over.
 //!
 //! It goes through the same checks as one that comes by SMTP: the sender's addresses, the header block,
-//! the limits, loops. The steps:
+//! the limits, loops. [`Handover`] is the way of one message, as a machine without a connection:
 //!
-//! 1. Ask the engine [`Ask::Mail`](crate::engine::Ask::Mail) for an id.
-//! 2. [`prepare`] the message.
-//! 3. If [`Prepared::spool`] is there, append it to the spool file of that id.
-//! 4. Ask [`Ask::Submit`](crate::engine::Ask::Submit); on a refusal delete the spool file. After a
-//!    refusal of `prepare` or of the spool, ask [`Ask::Abandon`](crate::engine::Ask::Abandon).
+//! ```text
+//!  Ask::Mail ──id──▶ prepare ─┬─ large: Spool ─▶ Ask::Submit ──Queued──▶ Done(Ok)
+//!      │                      └────────────────────▲   │
+//!      │ refused                refused: Abandon ──┴───┴── refused: Unspool ──▶ Done(Err)
+//!      └──▶ Done(Err)
+//! ```
 //!
 //! RFC 6409 §6 and §8.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,8 +23,10 @@ use smtp_proto::{BodyType, MailParams, ReversePath};
 use super::body::Received;
 use super::content::{Content, Transaction};
 use super::envelope::{check_recipient, check_sender, refuse};
+use super::transfer::store_failed;
+use super::{Answer, Request};
 use crate::config::{Config, Credential};
-use crate::engine::{Refusal, Submission};
+use crate::engine::{self, Ask, Refusal, Submission};
 use crate::id::MessageId;
 use crate::queue::message::{Origin, Recipient};
 use crate::time::Now;
@@ -41,6 +45,136 @@ pub struct Draft {
     /// Header fields, an empty line, the body. Lines may end in LF: each is made to end in CRLF, unless
     /// `params` say BINARYMIME.
     pub message: Vec<u8>,
+}
+
+/// What a handover wants next.
+#[derive(Debug)]
+pub enum Step {
+    /// Carry this out as for a session, and hand the answer to [`Handover::answer`].
+    Request(Request),
+    /// It is over: the message is on stable storage, or nothing of it is kept.
+    Done(Result<MessageId, Refusal>),
+}
+
+/// A message on its way from a program to the queue.
+#[derive(Debug)]
+pub struct Handover {
+    config: Arc<Config>,
+    /// What is still to be done, the next first.
+    next: VecDeque<Request>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The engine was asked for an id.
+    Admission(Draft),
+    /// A large message goes to the spool.
+    Spooling(MessageId, Box<Submission>),
+    /// The engine was asked to keep it; whether some of it is in the spool.
+    Submitting(MessageId, bool),
+    /// What is left is to clean up.
+    Over(Result<MessageId, Refusal>),
+}
+
+impl Handover {
+    /// A message that is to be handed over under this configuration.
+    #[must_use]
+    pub fn new(config: Arc<Config>, draft: Draft) -> Self {
+        let credential = draft.credential.as_ref();
+        let ask = Ask::Mail {
+            credential: credential.map_or(String::new(), |credential| credential.name.clone()),
+            from: draft.from.clone(),
+            size: Some(draft.message.len() as u64),
+        };
+        Self {
+            config,
+            next: VecDeque::from([Request::Engine(ask)]),
+            state: State::Admission(draft),
+        }
+    }
+
+    /// The next thing to do. Between a request and its answer it is not called.
+    pub fn poll(&mut self) -> Step {
+        match (self.next.pop_front(), &self.state) {
+            (Some(request), _) => Step::Request(request),
+            (None, State::Over(result)) => Step::Done(result.clone()),
+            (None, State::Admission(_) | State::Spooling(..) | State::Submitting(..)) => {
+                Step::Done(Err(confused()))
+            }
+        }
+    }
+
+    /// The answer to the last request.
+    pub fn answer(&mut self, now: Now, answer: Answer) {
+        let state = std::mem::replace(&mut self.state, State::Over(Err(internal())));
+        self.state = match (state, answer) {
+            (State::Admission(draft), Answer::Engine(engine::Answer::Mail(id))) => {
+                self.admitted(draft, id, now)
+            }
+            (State::Spooling(id, submission), Answer::Spooled(Ok(()))) => {
+                self.submit(id, submission, true)
+            }
+            (State::Spooling(id, _), Answer::Spooled(Err(failed))) => {
+                self.next.push_back(Request::Unspool(id));
+                self.next.push_back(Request::Engine(Ask::Abandon(id)));
+                State::Over(Err(store_failed(&failed)))
+            }
+            (State::Submitting(..), Answer::Engine(engine::Answer::Queued(id))) => {
+                State::Over(Ok(id))
+            }
+            (State::Submitting(id, spooled), Answer::Engine(engine::Answer::Refused(refusal))) => {
+                if spooled {
+                    self.next.push_back(Request::Unspool(id));
+                }
+                State::Over(Err(refusal))
+            }
+            (State::Admission(_), Answer::Engine(engine::Answer::Refused(refusal))) => {
+                State::Over(Err(refusal))
+            }
+            (State::Over(result), _) => State::Over(result),
+            (
+                State::Admission(_) | State::Spooling(..) | State::Submitting(..),
+                Answer::Engine(_) | Answer::Spooled(_) | Answer::Checked(_) | Answer::Done,
+            ) => State::Over(Err(confused())),
+        };
+    }
+
+    fn admitted(&mut self, draft: Draft, id: MessageId, now: Now) -> State {
+        match prepare(&self.config, draft, id, now) {
+            Ok(Prepared {
+                spool: Some(bytes),
+                submission,
+            }) => {
+                self.next.push_back(Request::Spool(id, bytes));
+                State::Spooling(id, submission)
+            }
+            Ok(Prepared {
+                spool: None,
+                submission,
+            }) => self.submit(id, submission, false),
+            Err(refusal) => {
+                self.next.push_back(Request::Engine(Ask::Abandon(id)));
+                State::Over(Err(refusal))
+            }
+        }
+    }
+
+    fn submit(&mut self, id: MessageId, submission: Box<Submission>, spooled: bool) -> State {
+        self.next
+            .push_back(Request::Engine(Ask::Submit(submission)));
+        State::Submitting(id, spooled)
+    }
+}
+
+/// The runtime answered what was not asked: a bug of ours.
+fn confused() -> Refusal {
+    debug_assert!(false, "each request is followed by its answer");
+    internal()
+}
+
+fn internal() -> Refusal {
+    refuse(Rejection::LOCAL_ERROR, "Internal error".into())
 }
 
 /// A message that is in order.

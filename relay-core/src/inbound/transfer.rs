@@ -255,7 +255,7 @@ impl Session {
 }
 
 /// The reply to a failure of the disk. Nothing of the message is kept.
-fn store_failed(failed: &StoreFailed) -> Refusal {
+pub(super) fn store_failed(failed: &StoreFailed) -> Refusal {
     match failed {
         StoreFailed::Full => refuse(
             Rejection::STORAGE_FULL,

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-/// The least and the most that "try again in N minutes" is believed.
-const RETRY_AFTER: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(60)..=Duration::from_secs(6 * 3600);
+/// The most that "try again in N minutes" is believed. The least is the schedule's.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// "Please try again in 5 minutes", "greylisted for 300 seconds", "retry after 00:04:30".
 ///
@@ -36,8 +35,7 @@ pub(super) fn retry_after(text: &str) -> Option<Duration> {
             (Err(_), _) => None,
         };
         if let Some(secs) = secs {
-            let wait = Duration::from_secs(secs);
-            return Some(wait.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end()));
+            return Some(Duration::from_secs(secs).min(RETRY_AFTER_MAX));
         }
     }
     None

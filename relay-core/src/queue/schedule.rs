@@ -9,7 +9,7 @@ use crate::rng::Rng;
 
 /// The longest wait that a receiver's "try again in" is granted.
 const ASKED_MAX: Duration = Duration::from_secs(4 * 3600);
-/// The shortest.
+/// The shortest, or the step of the schedule if that is shorter.
 const ASKED_MIN: Duration = Duration::from_secs(60);
 
 /// How long to wait after attempt number `attempt` (from 1).
@@ -24,7 +24,8 @@ pub(crate) fn wait_after(
 ) -> Duration {
     match asked {
         Some(asked) => {
-            let asked = asked.clamp(ASKED_MIN, ASKED_MAX);
+            let shortest = ASKED_MIN.min(step_after(steps, attempt));
+            let asked = asked.clamp(shortest, ASKED_MAX);
             asked + part(asked, 10, rng)
         }
         None => {
@@ -125,6 +126,9 @@ mod tests {
             let least = Duration::from_secs(least);
             assert!(wait >= least && wait <= least * 11 / 10, "{wait:?}");
         }
+        let (second, asked) = (Duration::from_secs(1), Duration::from_secs(2));
+        let wait = wait_after(&[second], 1, Some(asked), &mut rng);
+        assert!(wait >= asked && wait < 2 * asked, "{wait:?}");
     }
 
     #[test]

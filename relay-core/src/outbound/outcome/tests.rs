@@ -375,7 +375,7 @@ fn when_to_try_again() {
             "delayed for 05:30, try later",
             Some(Duration::from_secs(330)),
         ),
-        ("try again in 1 second", minutes(1)),
+        ("try again in 1 second", Some(Duration::from_secs(1))),
         ("try again in 3 hours", minutes(180)),
         ("try again in 90000 minutes", minutes(360)),
         ("try again in 99999999999999999999999 minutes", None),

@@ -1,0 +1,252 @@
+//! Accepting, and driving each connection and delivery as a task.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use async_io::{Async, Timer};
+use relay_core::admin::{Origin, http};
+use relay_core::dns::Query;
+use relay_core::engine::Ask;
+use relay_core::inbound::{self, Session};
+use relay_core::outbound::{self, Delivery};
+use runtime_std::hub::{DeliverySeat, Hub, SessionSeat};
+use runtime_std::listen::{
+    EXHAUSTED_WAIT, begin_connect, canonical, connected, is_exhausted, prepare,
+};
+use smol::future;
+use smol::{Executor, unblock};
+
+use crate::drive::{CarryOut, Stop, StopSignal, drive, within};
+use crate::resolve::resolve;
+
+/// Administrators that are served at once.
+const ADMIN_CONNECTIONS_MAX: usize = 16;
+
+/// Accepts on one listener.
+pub(crate) struct Acceptor {
+    pub(crate) listener: Async<TcpListener>,
+    pub(crate) index: usize,
+    pub(crate) executor: Arc<Executor<'static>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) stop: Arc<StopSignal>,
+}
+
+impl Acceptor {
+    pub(crate) async fn run(self) {
+        while let Some(accepted) = accepted(&self.stop, self.listener.accept()).await {
+            if let Ok((stream, peer)) = accepted {
+                self.start(stream, peer);
+            }
+        }
+    }
+
+    fn start(&self, stream: Async<TcpStream>, peer: SocketAddr) {
+        let Ok(local) = stream.get_ref().local_addr() else {
+            return;
+        };
+        if prepare(stream.get_ref()).is_err() {
+            return;
+        }
+        let (peer, local) = (canonical(peer), canonical(local));
+        let (mut session, seat) = self.hub.open_session(peer, local, self.index);
+        let stop = Arc::clone(&self.stop);
+        let task = self.executor.spawn(async move {
+            let clock = seat.hub().clock();
+            let interrupt = Some(Session::interrupt as fn(&mut _, _));
+            let mut requests = SessionRequests(seat);
+            drive(
+                &mut session,
+                Some(stream),
+                clock,
+                &stop,
+                interrupt,
+                &mut requests,
+            )
+            .await;
+        });
+        task.detach();
+    }
+}
+
+/// The next connection; none when nothing is accepted any more.
+async fn accepted<T>(
+    stop: &StopSignal,
+    accept: impl Future<Output = io::Result<T>>,
+) -> Option<io::Result<T>> {
+    let stopped = async {
+        stop.given(Stop::Drain).await;
+        None
+    };
+    let accepted = future::or(stopped, async { Some(accept.await) }).await;
+    if let Some(Err(error)) = &accepted
+        && is_exhausted(error)
+    {
+        tracing::warn!(%error, "cannot accept connections for now");
+        Timer::after(EXHAUSTED_WAIT).await;
+    }
+    // Any other error is that of a client that went away before it was accepted.
+    accepted
+}
+
+/// Serves administrators. They are few and short.
+#[derive(Clone)]
+pub(crate) struct Admins {
+    pub(crate) executor: Arc<Executor<'static>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) stop: Arc<StopSignal>,
+    /// Each connection holds one; so do the two acceptors.
+    pub(crate) connections: Arc<()>,
+}
+
+impl Admins {
+    pub(crate) async fn run<L, S>(
+        self,
+        listener: Async<L>,
+        take: fn(&L) -> io::Result<S>,
+        origin: Origin,
+    ) where
+        S: AsFd + Send + Sync + 'static,
+        for<'a> &'a S: Read + Write,
+    {
+        while let Some(accepted) = accepted(&self.stop, listener.read_with(take)).await {
+            if let Ok(stream) = accepted.and_then(Async::new)
+                && Arc::strong_count(&self.connections) <= ADMIN_CONNECTIONS_MAX + 1
+            {
+                self.start(stream, origin);
+            }
+        }
+    }
+
+    fn start<S>(&self, stream: Async<S>, origin: Origin)
+    where
+        S: Send + Sync + 'static,
+        for<'a> &'a S: Read + Write,
+    {
+        let admins = self.clone();
+        let task = self.executor.spawn(async move {
+            let clock = admins.hub.clock();
+            let mut machine = http::Connection::new(origin, clock.now());
+            let interrupt = Some(http::Connection::interrupt as fn(&mut _, _));
+            let mut requests = AdminRequests(Arc::clone(&admins.hub));
+            let stream = Some(stream);
+            drive(
+                &mut machine,
+                stream,
+                clock,
+                &admins.stop,
+                interrupt,
+                &mut requests,
+            )
+            .await;
+        });
+        task.detach();
+    }
+}
+
+/// Who carries out an administrator's requests.
+struct AdminRequests(Arc<Hub>);
+
+impl<S: Send + Sync> CarryOut<http::Connection, S> for AdminRequests {
+    async fn carry_out(
+        &mut self,
+        request: http::Request,
+        _: &mut Option<Async<S>>,
+    ) -> http::Answer {
+        let hub = Arc::clone(&self.0);
+        unblock(move || hub.admin_request(request)).await
+    }
+}
+
+/// Who carries out a session's requests.
+struct SessionRequests(SessionSeat);
+
+impl CarryOut<Session, TcpStream> for SessionRequests {
+    async fn carry_out(
+        &mut self,
+        request: inbound::Request,
+        _: &mut Option<Async<TcpStream>>,
+    ) -> inbound::Answer {
+        session_request(&self.0, request).await
+    }
+}
+
+pub(crate) async fn session_request(
+    seat: &SessionSeat,
+    request: inbound::Request,
+) -> inbound::Answer {
+    match request {
+        // The seat says it when it is dropped.
+        inbound::Request::Engine(Ask::Bye) => inbound::Answer::Done,
+        inbound::Request::Engine(ask) => inbound::Answer::Engine(seat.ask(ask).taken().await),
+        disk => {
+            let hub = Arc::clone(seat.hub());
+            unblock(move || hub.session_request(disk)).await
+        }
+    }
+}
+
+/// Drives one delivery.
+pub(crate) async fn run_delivery(
+    mut delivery: Delivery,
+    seat: DeliverySeat,
+    stop: Arc<StopSignal>,
+) {
+    let clock = seat.hub().clock();
+    let mut requests = DeliveryRequests {
+        seat,
+        stop: Arc::clone(&stop),
+    };
+    drive(&mut delivery, None, clock, &stop, None, &mut requests).await;
+}
+
+/// Who carries out a delivery's requests.
+struct DeliveryRequests {
+    seat: DeliverySeat,
+    stop: Arc<StopSignal>,
+}
+
+impl CarryOut<Delivery, TcpStream> for DeliveryRequests {
+    async fn carry_out(
+        &mut self,
+        request: outbound::Request,
+        stream: &mut Option<Async<TcpStream>>,
+    ) -> outbound::Answer {
+        let hub = self.seat.hub();
+        match request {
+            outbound::Request::Resolve(host) => {
+                let found = resolve(hub, &self.stop, Query::addresses(&host)).await;
+                outbound::Answer::Resolved(found)
+            }
+            outbound::Request::Connect { to, source, until } => {
+                *stream = None;
+                let connecting = within(hub.clock(), until, connect(to, source));
+                let connected = self.stop.or_abort(connecting).await;
+                let connected = connected.map(|(connected, local)| {
+                    *stream = Some(connected);
+                    local
+                });
+                outbound::Answer::Connected(connected.map_err(|error| error.kind()))
+            }
+            outbound::Request::Report(report) => {
+                outbound::Answer::Next(self.seat.report(report).taken().await)
+            }
+            outbound::Request::Flush => outbound::Answer::Flushed,
+            disk => {
+                let hub = Arc::clone(hub);
+                unblock(move || hub.delivery_request(disk)).await
+            }
+        }
+    }
+}
+
+async fn connect(
+    to: SocketAddr,
+    source: Option<IpAddr>,
+) -> io::Result<(Async<TcpStream>, SocketAddr)> {
+    let stream = Async::new(begin_connect(to, source)?)?;
+    stream.writable().await?;
+    let local = connected(stream.get_ref())?;
+    Ok((stream, local))
+}

@@ -1,0 +1,104 @@
+//! What a runtime gives a hub, what an embedder may replace, and why a relay may not start.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use relay_core::config::Credential;
+use relay_core::engine::Start;
+use relay_core::events::DeliveryEvent;
+use relay_core::id::{DeliveryId, ResolveId};
+use relay_core::queue::store::{LoadFailed, Store};
+use relay_core::time::Instant;
+
+use super::Hub;
+use crate::journal::LogEvents;
+use crate::load;
+use crate::store::OpenError;
+
+/// What differs between runtimes: how work is started. None of these may block.
+pub trait Spawn: Send + Sync + 'static {
+    /// Start a delivery.
+    fn delivery(&self, hub: &Arc<Hub>, id: DeliveryId, start: Box<Start>);
+
+    /// Find the mail exchangers of a domain, then hand in [`Input::Resolved`].
+    fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String);
+
+    /// Run something that may block on the disk.
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>);
+
+    /// Call [`Hub::input`] with [`Input::Timeout`] at this time instead of at the one given before.
+    fn timer(&self, at: Option<Instant>);
+}
+
+/// Receives every delivery event. Called with the engine's lock held: it must not block.
+pub trait EventSink: Send + Sync + 'static {
+    /// One event.
+    fn event(&self, event: &DeliveryEvent);
+}
+
+/// An embedder's own check of names and passwords, in the place of `[[credential]]` verifiers. Sessions
+/// offer PLAIN and LOGIN only then. It may block.
+pub trait CredentialCheck: Send + Sync + 'static {
+    /// The credential to act as, or none if name and password do not fit.
+    fn check(&self, name: &str, password: &str) -> Option<Arc<Credential>>;
+}
+
+/// What an embedder may replace or add.
+#[derive(Default)]
+pub struct Options {
+    /// A store of its own in the place of the segment log.
+    pub store: Option<Arc<dyn Store>>,
+    /// A credential check of its own; `Config::external_credentials` must be set too.
+    pub credential_check: Option<Arc<dyn CredentialCheck>>,
+    /// Who hears of every delivery event.
+    pub events: Vec<Arc<dyn EventSink>>,
+    /// How delivery events are logged.
+    pub log: LogEvents,
+    /// Where a reload finds the configuration; none if the embedder reloads by [`Hub::apply`].
+    pub load: Option<load::Options>,
+    /// Serve the admin API, on `data_dir/admin.sock` and on `Config::admin`.
+    pub admin: bool,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("log", &self.log)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a relay did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A socket, a thread or a pipe.
+    Io(io::Error),
+    /// The journal of delivery events.
+    Journal(io::Error),
+    /// The store: its directory, its lock, its files.
+    Store(OpenError),
+    /// The store's messages could not be read.
+    Recover(LoadFailed),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Journal(error) => {
+                write!(f, "cannot open the journal in data_dir/events: {error}")
+            }
+            Self::Store(error) => write!(f, "cannot open the queue: {error}"),
+            Self::Recover(error) => write!(f, "cannot read the queue: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
