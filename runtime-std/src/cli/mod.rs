@@ -5,6 +5,7 @@
 pub mod check;
 mod client;
 pub mod credential;
+mod demo;
 mod queue;
 mod serve;
 
@@ -140,8 +141,8 @@ impl LogFormat {
 #[derive(Debug, Args)]
 struct DemoArgs {
     /// How many messages to send
-    #[arg(long, default_value_t = 200)]
-    messages: usize,
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    messages: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -340,7 +341,7 @@ pub fn main(runtime: &dyn Runtime) -> ExitCode {
 fn run(runtime: &dyn Runtime, command: Command, out: &mut dyn Write) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::serve(runtime, &args, out),
-        Command::Demo(args) => Err(Failure::Said(format!("{args:?} is not built yet"))),
+        Command::Demo(args) => demo::demo(runtime, &args, out),
         Command::Check(place) => match check::check(&place.options(), out)? {
             true => Ok(()),
             false => Err(Failure::Shown),
