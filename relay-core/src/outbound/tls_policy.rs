@@ -62,7 +62,7 @@ impl fmt::Display for TlsFault {
         match self {
             Self::NotOffered => f.write_str("TLS is required, and the host does not offer it"),
             Self::Refused(reply) => write!(f, "TLS is required, and STARTTLS was refused: {reply}"),
-            Self::Handshake(why) => write!(f, "TLS is required, and its handshake failed: {why}"),
+            Self::Handshake(why) => f.write_str(why),
             Self::Certificate(why) => {
                 write!(
                     f,
