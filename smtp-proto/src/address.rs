@@ -3,14 +3,16 @@
 //! Implements RFC 5321 §4.1.2 (`Mailbox`, `Reverse-path`, `Forward-path`), the sizes of §4.5.3.1,
 //! and RFC 6531 §3.3 (UTF-8 in the local part). Source routes are refused (RFC 5321 Appendix C).
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use core::cmp::Ordering;
 use core::fmt::{self, Write as _};
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
 
+use smol_str::SmolStr;
+
 use crate::domain::{Domain, Host, HostError};
+use crate::octets;
 
 /// The longest local part, in octets. RFC 5321 §4.5.3.1.1.
 pub const LOCAL_PART_MAX: usize = 64;
@@ -23,7 +25,7 @@ pub const PATH_MAX: usize = 256;
 /// while `A@example.com` is another (RFC 5321 §2.4: only the host may interpret a local part).
 #[derive(Clone)]
 pub struct Mailbox {
-    local: Box<str>,
+    local: SmolStr,
     host: Host,
 }
 
@@ -167,29 +169,10 @@ impl Mailbox {
 
 /// RFC 5321 §4.1.2 `atext`, with RFC 6531 §3.3 `UTF8-non-ascii`.
 fn is_atext(c: char) -> bool {
-    c.is_ascii_alphanumeric()
-        || matches!(
-            c,
-            '!' | '#'
-                | '$'
-                | '%'
-                | '&'
-                | '\''
-                | '*'
-                | '+'
-                | '-'
-                | '/'
-                | '='
-                | '?'
-                | '^'
-                | '_'
-                | '`'
-                | '{'
-                | '|'
-                | '}'
-                | '~'
-        )
-        || is_utf8_text(c)
+    match u8::try_from(c) {
+        Ok(octet) if octet.is_ascii() => octets::ATEXT.has(octet),
+        Ok(_) | Err(_) => is_utf8_text(c),
+    }
 }
 
 /// Non-ASCII, less the C1 controls and the line and paragraph separators: a mailbox goes into
@@ -203,11 +186,24 @@ fn local_part_end(text: &str) -> Result<usize, AddressError> {
     if text.starts_with('"') {
         return quoted_string_end(text);
     }
-    let end = text.find('@').unwrap_or(text.len());
-    let dot_string = text[..end]
-        .split('.')
-        .all(|atom| !atom.is_empty() && atom.chars().all(is_atext));
-    if dot_string {
+    let octets = text.as_bytes();
+    let mut end = 0;
+    loop {
+        let atom = octets[end..]
+            .iter()
+            .take_while(|&&octet| octets::ATEXT.has(octet));
+        let atom = atom.count();
+        end += atom;
+        match octets.get(end) {
+            _ if atom == 0 => return Err(AddressError::LocalPart),
+            Some(b'.') => end += 1,
+            Some(b'@') | None => break,
+            Some(_) => return Err(AddressError::LocalPart),
+        }
+    }
+    let local = &text[..end];
+    let mut above = local.chars().filter(|c| !c.is_ascii());
+    if local.is_ascii() || above.all(is_utf8_text) {
         Ok(end)
     } else {
         Err(AddressError::LocalPart)

@@ -1,8 +1,9 @@
 //! What a client calls itself in EHLO or HELO.
 
-use alloc::boxed::Box;
 use core::fmt;
 use core::str::FromStr;
+
+use smol_str::SmolStr;
 
 use crate::domain::{DOMAIN_MAX, Host};
 
@@ -11,7 +12,7 @@ use crate::domain::{DOMAIN_MAX, Host};
 /// RFC 5321 §4.1.4 forbids to refuse mail because the name does not verify, so names with
 /// underscores or bare addresses pass. What could act in a header or a log does not.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientName(Box<str>);
+pub struct ClientName(SmolStr);
 
 /// The text cannot be the name of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -172,17 +172,15 @@ impl EnhancedCode {
     /// Reads `class.subject.detail`, and nothing else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('.');
-        let (class, subject, detail) = (parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() {
-            return None;
-        }
+        let (class, rest) = text.split_at_checked(2)?;
         let class = match class {
-            "2" => Class::Success,
-            "4" => Class::Transient,
-            "5" => Class::Permanent,
+            "2." => Class::Success,
+            "4." => Class::Transient,
+            "5." => Class::Permanent,
             _ => return None,
         };
+        let dot = rest.bytes().position(|octet| octet == b'.')?;
+        let (subject, detail) = (&rest[..dot], &rest[dot + 1..]);
         Self::new(class, three_digits(subject)?, three_digits(detail)?)
     }
 }

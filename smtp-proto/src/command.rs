@@ -109,51 +109,62 @@ pub enum Verb {
     Unknown,
 }
 
-const VERBS: [(&str, Verb); 29] = [
-    ("EHLO", Verb::Ehlo),
-    ("HELO", Verb::Helo),
-    ("MAIL", Verb::Mail),
-    ("RCPT", Verb::Rcpt),
-    ("DATA", Verb::Data),
-    ("BDAT", Verb::Bdat),
-    ("RSET", Verb::Rset),
-    ("VRFY", Verb::Vrfy),
-    ("EXPN", Verb::Expn),
-    ("HELP", Verb::Help),
-    ("NOOP", Verb::Noop),
-    ("QUIT", Verb::Quit),
-    ("STARTTLS", Verb::StartTls),
-    ("AUTH", Verb::Auth),
-    ("ETRN", Verb::Unimplemented),
-    ("TURN", Verb::Unimplemented),
-    ("SEND", Verb::Unimplemented),
-    ("SOML", Verb::Unimplemented),
-    ("SAML", Verb::Unimplemented),
-    ("GET", Verb::Http),
-    ("POST", Verb::Http),
-    ("HEAD", Verb::Http),
-    ("PUT", Verb::Http),
-    ("DELETE", Verb::Http),
-    ("CONNECT", Verb::Http),
-    ("OPTIONS", Verb::Http),
-    ("TRACE", Verb::Http),
-    ("PATCH", Verb::Http),
-    ("PRI", Verb::Http),
+/// The verbs of four letters, which most are: compared as one number each, the frequent ones first.
+const FOUR: [(&[u8; 4], Verb); 20] = [
+    (b"RCPT", Verb::Rcpt),
+    (b"MAIL", Verb::Mail),
+    (b"DATA", Verb::Data),
+    (b"BDAT", Verb::Bdat),
+    (b"EHLO", Verb::Ehlo),
+    (b"QUIT", Verb::Quit),
+    (b"RSET", Verb::Rset),
+    (b"AUTH", Verb::Auth),
+    (b"NOOP", Verb::Noop),
+    (b"HELO", Verb::Helo),
+    (b"VRFY", Verb::Vrfy),
+    (b"EXPN", Verb::Expn),
+    (b"HELP", Verb::Help),
+    (b"ETRN", Verb::Unimplemented),
+    (b"TURN", Verb::Unimplemented),
+    (b"SEND", Verb::Unimplemented),
+    (b"SOML", Verb::Unimplemented),
+    (b"SAML", Verb::Unimplemented),
+    (b"POST", Verb::Http),
+    (b"HEAD", Verb::Http),
 ];
 
 impl Verb {
     /// The verb of a line, and what follows it and the space after it.
     #[must_use]
     pub fn split(line: &[u8]) -> (Self, &[u8]) {
-        let end = memchr::memchr(b' ', line).unwrap_or(line.len());
-        let (word, rest) = line.split_at(end);
-        let known = VERBS
-            .iter()
-            .find(|(name, _)| word.eq_ignore_ascii_case(name.as_bytes()));
-        (
-            known.map_or(Self::Unknown, |&(_, verb)| verb),
-            rest.get(1..).unwrap_or_default(),
-        )
+        match *line {
+            [a, b, c, d] => (Self::of_four([a, b, c, d]), &[]),
+            [a, b, c, d, b' ', ref args @ ..] => (Self::of_four([a, b, c, d]), args),
+            _ => {
+                let end = line.iter().position(|&octet| octet == b' ');
+                let (word, rest) = line.split_at(end.unwrap_or(line.len()));
+                (Self::of(word), rest.get(1..).unwrap_or_default())
+            }
+        }
+    }
+
+    fn of_four(word: [u8; 4]) -> Self {
+        let word = word.map(|octet| octet.to_ascii_uppercase());
+        let known = FOUR.iter().find(|(verb, _)| word == **verb);
+        known.map_or(Self::Unknown, |&(_, verb)| verb)
+    }
+
+    fn of(word: &[u8]) -> Self {
+        const HTTP: [&[u8]; 8] = [
+            b"GET", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI",
+        ];
+        if word.eq_ignore_ascii_case(b"STARTTLS") {
+            Self::StartTls
+        } else if HTTP.iter().any(|method| word.eq_ignore_ascii_case(method)) {
+            Self::Http
+        } else {
+            Self::Unknown
+        }
     }
 }
 
@@ -235,7 +246,20 @@ impl<'a> Command<'a> {
     /// Says what is wrong, and so which reply it causes.
     pub fn parse(line: &'a [u8], offered: Extensions) -> Result<Self, CommandError> {
         let (verb, args) = Verb::split(line);
+        Self::parse_args(verb, args, offered)
+    }
+
+    /// Reads what follows the verb.
+    pub(crate) fn parse_args(
+        verb: Verb,
+        args: &'a [u8],
+        offered: Extensions,
+    ) -> Result<Self, CommandError> {
         let text = || printable(args);
+        let control_first = |error| match has_control(args) {
+            true => CommandError::Control,
+            false => error,
+        };
         let none = |command| match text()? {
             "" => Ok(command),
             _ => Err(CommandError::Argument),
@@ -248,8 +272,10 @@ impl<'a> Command<'a> {
         match verb {
             Verb::Ehlo => name().map(Self::Ehlo),
             Verb::Helo => name().map(Self::Helo),
-            Verb::Mail => parse_mail(text()?, offered),
-            Verb::Rcpt => parse_rcpt(text()?, offered),
+            // No path or parameter that is valid holds a control character, so only those that are
+            // not are looked through for one.
+            Verb::Mail => parse_mail(args, offered).map_err(control_first),
+            Verb::Rcpt => parse_rcpt(args, offered).map_err(control_first),
             Verb::Data => none(Self::Data),
             Verb::Bdat => parse_bdat(args).ok_or(CommandError::ChunkSize),
             Verb::Rset => none(Self::Rset),
@@ -274,17 +300,28 @@ impl<'a> Command<'a> {
 
 /// RFC 5321 §4.1.1: "SMTP receivers SHOULD tolerate trailing white space before the terminating
 /// `<CRLF>`".
-fn printable(args: &[u8]) -> Result<&str, CommandError> {
-    if args.iter().any(u8::is_ascii_control) {
-        return Err(CommandError::Control);
+fn text(args: &[u8]) -> Result<&str, CommandError> {
+    let mut args = args;
+    while let [rest @ .., b' '] = args {
+        args = rest;
     }
-    let text = core::str::from_utf8(args).map_err(|_| CommandError::NotUtf8)?;
-    Ok(text.trim_end_matches(' '))
+    core::str::from_utf8(args).map_err(|_| CommandError::NotUtf8)
 }
 
-fn parse_mail(args: &str, offered: Extensions) -> Result<Command<'static>, CommandError> {
+fn printable(args: &[u8]) -> Result<&str, CommandError> {
+    if has_control(args) {
+        return Err(CommandError::Control);
+    }
+    text(args)
+}
+
+fn has_control(args: &[u8]) -> bool {
+    args.iter().any(u8::is_ascii_control)
+}
+
+fn parse_mail(args: &[u8], offered: Extensions) -> Result<Command<'static>, CommandError> {
     let brackets = CommandError::Sender(AddressError::Brackets);
-    let (path, params) = split_path(args, "FROM:").ok_or(brackets)?;
+    let (path, params) = split_path(text(args)?, "FROM:").ok_or(brackets)?;
     let from = ReversePath::parse_utf8(path).map_err(CommandError::Sender)?;
     let params = MailParams::parse(params, offered).map_err(CommandError::Param)?;
     let submitter = match &params.auth {
@@ -298,9 +335,9 @@ fn parse_mail(args: &str, offered: Extensions) -> Result<Command<'static>, Comma
     Ok(Command::Mail { from, params })
 }
 
-fn parse_rcpt(args: &str, offered: Extensions) -> Result<Command<'static>, CommandError> {
+fn parse_rcpt(args: &[u8], offered: Extensions) -> Result<Command<'static>, CommandError> {
     let brackets = CommandError::Recipient(AddressError::Brackets);
-    let (path, params) = split_path(args, "TO:").ok_or(brackets)?;
+    let (path, params) = split_path(text(args)?, "TO:").ok_or(brackets)?;
     let to = ForwardPath::parse_utf8(path).map_err(CommandError::Recipient)?;
     let params = RcptParams::parse(params, offered).map_err(CommandError::Param)?;
     Ok(Command::Rcpt { to, params })
@@ -314,10 +351,24 @@ fn split_path<'a>(args: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
     if !start.eq_ignore_ascii_case(prefix) {
         return None;
     }
-    let rest = rest.trim_start_matches(' ');
+    let mut rest = rest;
+    while let Some(after) = rest.strip_prefix(' ') {
+        rest = after;
+    }
+    let end = match memchr::memchr2(b'"', b'>', rest.as_bytes())? {
+        end if rest.as_bytes()[end] == b'>' => end,
+        _ => quoted_path_end(rest)?,
+    };
+    let (path, params) = rest.split_at(end + 1);
+    let parted = path.starts_with('<') && (params.is_empty() || params.starts_with(' '));
+    parted.then_some((path, params))
+}
+
+/// Where the bracket is that no quotes are around.
+fn quoted_path_end(path: &str) -> Option<usize> {
     let mut quoted = false;
     let mut escaped = false;
-    let end = rest.bytes().position(|byte| {
+    path.bytes().position(|byte| {
         let literal = core::mem::take(&mut escaped);
         match byte {
             b'\\' if quoted => escaped = !literal,
@@ -325,10 +376,7 @@ fn split_path<'a>(args: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
             _ => {}
         }
         byte == b'>' && !quoted
-    })?;
-    let (path, params) = rest.split_at(end + 1);
-    let parted = path.starts_with('<') && (params.is_empty() || params.starts_with(' '));
-    parted.then_some((path, params))
+    })
 }
 
 /// RFC 3030 §2: `"BDAT" SP chunk-size [ SP "LAST" ]`.

@@ -3,12 +3,15 @@
 //! Implements RFC 5321 §4.1.2 (`Domain`), §4.1.3 (address literals), §4.5.3.1.2 (255 octets),
 //! and RFC 6531 §3.3 (U-labels).
 
-use alloc::boxed::Box;
 use core::cmp::Ordering;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
+
+use smol_str::SmolStr;
+
+use crate::octets;
 
 /// The longest domain, in octets. RFC 5321 §4.5.3.1.2.
 pub const DOMAIN_MAX: usize = 255;
@@ -17,9 +20,10 @@ pub const LABEL_MAX: usize = 63;
 
 /// A domain name: dot-separated labels of letters, digits and inner hyphens, or U-labels.
 ///
-/// It keeps the case it was written in, and compares without regard to ASCII case.
+/// It keeps the case it was written in, and compares without regard to ASCII case. One of up to 23
+/// octets is held in place, without an allocation.
 #[derive(Clone)]
-pub struct Domain(Box<str>);
+pub struct Domain(SmolStr);
 
 /// Why a text is not a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,22 +113,36 @@ fn check(text: &str) -> Result<(), DomainError> {
     if text.len() > DOMAIN_MAX {
         return Err(DomainError::TooLong);
     }
-    for label in text.split('.') {
-        if label.is_empty() {
-            return Err(DomainError::EmptyLabel);
+    let octets = text.as_bytes();
+    let mut start = 0;
+    for (at, &octet) in octets.iter().enumerate() {
+        if octets::LABEL.has(octet) {
+            continue;
         }
-        if label.len() > LABEL_MAX {
-            return Err(DomainError::LabelTooLong);
-        }
-        let allowed = |c: char| {
-            c.is_ascii_alphanumeric() || c == '-' || (!c.is_ascii() && is_u_label_char(c))
-        };
-        if !label.chars().all(allowed) {
+        if octet != b'.' {
             return Err(DomainError::Character);
         }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err(DomainError::Hyphen);
-        }
+        check_label(&octets[start..at])?;
+        start = at + 1;
+    }
+    check_label(&octets[start..])?;
+    let u_labels = || text.chars().filter(|c| !c.is_ascii()).all(is_u_label_char);
+    if text.is_ascii() || u_labels() {
+        Ok(())
+    } else {
+        Err(DomainError::Character)
+    }
+}
+
+fn check_label(label: &[u8]) -> Result<(), DomainError> {
+    let (Some(first), Some(last)) = (label.first(), label.last()) else {
+        return Err(DomainError::EmptyLabel);
+    };
+    if label.len() > LABEL_MAX {
+        return Err(DomainError::LabelTooLong);
+    }
+    if *first == b'-' || *last == b'-' {
+        return Err(DomainError::Hyphen);
     }
     Ok(())
 }

@@ -24,6 +24,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::scan;
+
 /// What is done with a CR without LF, or an LF without CR, in a body. RFC 5321 §2.3.8.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LineEndings {
@@ -163,7 +165,7 @@ impl DotDecoder {
     /// fault, or the end of the input.
     fn run<'i>(&mut self, input: &'i [u8]) -> (usize, Piece<'i>) {
         self.state = State::InLine;
-        let mut at = 0;
+        let mut at = scan::clean(input);
         while let Some(found) = memchr::memchr3(b'\r', b'\n', 0, &input[at..]) {
             at += found;
             match (input[at], input.get(at + 1)) {
@@ -173,6 +175,7 @@ impl DotDecoder {
                         self.state = State::LineStart;
                         return (at, Piece::Body(&input[..at]));
                     }
+                    at += scan::clean(&input[at..]);
                 }
                 (b'\r', _) => {
                     self.state = State::Cr;
@@ -268,10 +271,14 @@ impl ChunkDecoder {
             }
             at = 1;
         }
+        at += scan::clean(&input[at..]);
         while let Some(found) = memchr::memchr3(b'\r', b'\n', 0, &input[at..]) {
             at += found;
             match (input[at], input.get(at + 1)) {
-                (b'\r', Some(b'\n')) => at += 2,
+                (b'\r', Some(b'\n')) => {
+                    at += 2;
+                    at += scan::clean(&input[at..]);
+                }
                 (b'\r', _) => {
                     self.after_cr = true;
                     return (at + 1, Piece::Body(&input[..at + 1]));
@@ -335,6 +342,7 @@ impl DotEncoder {
                 wire.push(b'.');
                 start = at;
             }
+            at += scan::clean(&body[at..]);
             let Some(found) = memchr::memchr2(b'\r', b'\n', &body[at..]) else {
                 line_start &= at == body.len();
                 break;

@@ -231,28 +231,38 @@ impl ReplyReader {
             if self.line.len() + piece.len() > LINE_MAX {
                 return Err(ReplyError::LineTooLong);
             }
-            self.line.extend_from_slice(piece);
             used += piece.len();
-            if end.is_some()
-                && let Some(reply) = self.end_line(lines_max)?
-            {
-                return Ok((used, Some(reply)));
+            // A line that is whole in the input is read where it stands.
+            let reply = match end {
+                Some(_) if self.line.is_empty() => self.end_line(piece, lines_max)?,
+                Some(_) => {
+                    let mut line = core::mem::take(&mut self.line);
+                    line.extend_from_slice(piece);
+                    self.end_line(&line, lines_max)?
+                }
+                None => {
+                    self.line.extend_from_slice(piece);
+                    None
+                }
+            };
+            if reply.is_some() {
+                return Ok((used, reply));
             }
         }
         Ok((used, None))
     }
 
-    /// `line` is whole: checks it and moves it to the reply.
-    fn end_line(&mut self, lines_max: usize) -> Result<Option<Reply>, ReplyError> {
+    /// Checks a whole line and adds it to the reply.
+    fn end_line(&mut self, line: &[u8], lines_max: usize) -> Result<Option<Reply>, ReplyError> {
         self.lines += 1;
-        self.bytes += self.line.len();
+        self.bytes += line.len();
         if self.lines > lines_max {
             return Err(ReplyError::TooManyLines);
         }
         if self.bytes > REPLY_MAX {
             return Err(ReplyError::TooLong);
         }
-        let (code, last, text) = split_line(&self.line)?;
+        let (code, last, text) = split_line(line)?;
         if self.code.is_some_and(|first| first != code) {
             return Err(ReplyError::CodeChanged);
         }
@@ -261,15 +271,13 @@ impl ReplyReader {
             self.text.push('\n');
         }
         push_printable(&mut self.text, text);
-        self.line.clear();
         if !last {
             return Ok(None);
         }
         let mut text = core::mem::take(&mut self.text);
         text.shrink_to_fit();
         let enhanced = enhanced_of(code, last_line(&text));
-        // An idle connection holds no buffer.
-        *self = Self::new();
+        (self.code, self.lines, self.bytes) = (None, 0, 0);
         Ok(Some(Reply {
             code,
             enhanced,
@@ -303,6 +311,12 @@ fn split_line(line: &[u8]) -> Result<(Code, bool, &[u8]), ReplyError> {
 
 /// Appends text, with `?` for what is not printable. It never grows by that.
 fn push_printable(out: &mut String, text: &[u8]) {
+    let plain = text.iter().all(|octet| matches!(octet, b' '..=b'~'));
+    if let (true, Ok(text)) = (plain, core::str::from_utf8(text)) {
+        out.reserve_exact(text.len());
+        out.push_str(text);
+        return;
+    }
     for chunk in text.utf8_chunks() {
         out.extend(chunk.valid().chars().map(|c| match c {
             '\t' => ' ',
@@ -337,11 +351,15 @@ fn enhanced_of(code: Code, text: &str) -> Option<EnhancedCode> {
 }
 
 fn first_word(text: &str) -> &str {
-    text.split(' ').next().unwrap_or_default()
+    text.bytes()
+        .position(|octet| octet == b' ')
+        .map_or(text, |end| &text[..end])
 }
 
 fn last_line(text: &str) -> &str {
-    text.rsplit('\n').next().unwrap_or_default()
+    text.bytes()
+        .rposition(|octet| octet == b'\n')
+        .map_or(text, |lf| &text[lf + 1..])
 }
 
 #[cfg(test)]

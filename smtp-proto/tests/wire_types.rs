@@ -144,12 +144,13 @@ proptest! {
     }
 }
 
-/// Queues hold millions of addresses, listeners tens of thousands of connections.
+/// Queues hold millions of addresses, listeners tens of thousands of connections. Texts of up to 23
+/// octets are within these sizes: most addresses take nothing from the heap.
 #[test]
 fn values_are_small() {
-    assert!(size_of::<Domain>() <= 16);
-    assert!(size_of::<Mailbox>() <= 40);
-    assert!(size_of::<Orcpt>() <= 24);
+    assert!(size_of::<Domain>() <= 24);
+    assert!(size_of::<Mailbox>() <= 48);
+    assert!(size_of::<Orcpt>() <= 32);
     assert!(size_of::<MailParams>() <= 128);
     assert!(size_of::<Config>() <= 256);
     assert!(

@@ -4,6 +4,7 @@
 //! what is now awaited. A [`SendError`] has written nothing and changed nothing.
 
 use alloc::vec::Vec;
+use core::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -26,8 +27,8 @@ impl Connection {
     /// RFC 5321 §4.1.4: a client that gets a 5yz to EHLO may go on with HELO.
     pub fn hello(&mut self, verb: Hello, name: &Host, wire: &mut Vec<u8>) -> Result<(), SendError> {
         self.check_phase(takes_commands)?;
-        let line = alloc::format!("{} {name}\r\n", verb.as_str());
-        self.send(Awaiting::Hello(verb), &line, wire)
+        let line = format_args!("{} {name}\r\n", verb.as_str());
+        self.send(Awaiting::Hello(verb), line, wire)
     }
 
     /// STARTTLS. After its 220 the caller does the TLS handshake, calls [`Connection::tls_started`] and
@@ -35,7 +36,7 @@ impl Connection {
     pub fn start_tls(&mut self, wire: &mut Vec<u8>) -> Result<(), SendError> {
         self.check_phase(|phase| matches!(phase, Phase::Ready))?;
         self.check_offered(Extension::StartTls)?;
-        self.send(Awaiting::StartTls, "STARTTLS\r\n", wire)
+        self.send(Awaiting::StartTls, format_args!("STARTTLS\r\n"), wire)
     }
 
     /// AUTH with the initial response that the mechanism has, if any; not yet in base64. RFC 4954 §4.
@@ -87,8 +88,8 @@ impl Connection {
     ) -> Result<(), SendError> {
         self.check_phase(|phase| matches!(phase, Phase::Ready))?;
         self.check_mail(from, params)?;
-        let line = alloc::format!("MAIL FROM:{from}{params}\r\n");
-        self.send(Awaiting::Mail, &line, wire)?;
+        let line = format_args!("MAIL FROM:{from}{params}\r\n");
+        self.send(Awaiting::Mail, line, wire)?;
         self.phase = Phase::Envelope;
         self.envelope.transaction += 1;
         self.envelope.rcpts = 0;
@@ -107,8 +108,8 @@ impl Connection {
         self.check_phase(|phase| matches!(phase, Phase::Envelope))?;
         self.check_rcpt(to, params)?;
         let index = self.envelope.rcpts;
-        let line = alloc::format!("RCPT TO:{to}{params}\r\n");
-        self.send(Awaiting::Rcpt { index }, &line, wire)?;
+        let line = format_args!("RCPT TO:{to}{params}\r\n");
+        self.send(Awaiting::Rcpt { index }, line, wire)?;
         self.envelope.rcpts += 1;
         Ok(())
     }
@@ -122,7 +123,7 @@ impl Connection {
             // RFC 3030 §3: a BINARYMIME body "MUST be transferred with the BDAT command".
             return Err(SendError::WrongState);
         }
-        self.send(Awaiting::Data, "DATA\r\n", wire)
+        self.send(Awaiting::Data, format_args!("DATA\r\n"), wire)
     }
 
     /// A piece of the body, cut anywhere: after the 354 to DATA, or within a BDAT chunk.
@@ -177,8 +178,8 @@ impl Connection {
         } else {
             Awaiting::Chunk
         };
-        let line = alloc::format!("BDAT {len}{}\r\n", if last { " LAST" } else { "" });
-        self.send(awaiting, &line, wire)?;
+        let line = format_args!("BDAT {len}{}\r\n", if last { " LAST" } else { "" });
+        self.send(awaiting, line, wire)?;
         let newlines = if self.envelope.binary {
             Newlines::Any
         } else {
@@ -209,7 +210,7 @@ impl Connection {
                 Phase::Ready | Phase::Envelope | Phase::Chunked | Phase::Spoilt
             )
         })?;
-        self.send(Awaiting::Reset, "RSET\r\n", wire)?;
+        self.send(Awaiting::Reset, format_args!("RSET\r\n"), wire)?;
         self.phase = Phase::Ready;
         Ok(())
     }
@@ -217,13 +218,13 @@ impl Connection {
     /// NOOP. It ends its burst.
     pub fn noop(&mut self, wire: &mut Vec<u8>) -> Result<(), SendError> {
         self.check_phase(takes_commands)?;
-        self.send(Awaiting::Noop, "NOOP\r\n", wire)
+        self.send(Awaiting::Noop, format_args!("NOOP\r\n"), wire)
     }
 
     /// QUIT. Nothing is sent after it; it may still be sent after a 421 or a refused greeting.
     pub fn quit(&mut self, wire: &mut Vec<u8>) -> Result<(), SendError> {
         self.check_phase(|phase| takes_commands(phase) || matches!(phase, Phase::Closing))?;
-        self.send(Awaiting::Quit, "QUIT\r\n", wire)?;
+        self.send(Awaiting::Quit, format_args!("QUIT\r\n"), wire)?;
         self.phase = Phase::Closed;
         Ok(())
     }
@@ -302,22 +303,25 @@ impl Connection {
         if line.len() > AUTH_LINE_MAX {
             return Err(SendError::BadArgument);
         }
-        self.send(Awaiting::Auth, line, wire)
+        self.send(Awaiting::Auth, format_args!("{line}"), wire)
     }
 
     fn send(
         &mut self,
         awaiting: Awaiting,
-        line: &str,
+        line: fmt::Arguments<'_>,
         wire: &mut Vec<u8>,
     ) -> Result<(), SendError> {
-        self.pipeline.admits(
-            awaiting,
-            line.len(),
-            self.capabilities.has(Extension::Pipelining),
-        )?;
-        wire.extend_from_slice(line.as_bytes());
-        self.sent(awaiting, line.len());
+        let before = wire.len();
+        // Writing to a Vec does not fail.
+        let _ = Line(wire).write_fmt(line);
+        let len = wire.len() - before;
+        let pipelining = self.capabilities.has(Extension::Pipelining);
+        if let Err(error) = self.pipeline.admits(awaiting, len, pipelining) {
+            wire.truncate(before);
+            return Err(error);
+        }
+        self.sent(awaiting, len);
         Ok(())
     }
 
@@ -354,6 +358,16 @@ impl Connection {
             self.phase = if *last { Phase::Ready } else { Phase::Chunked };
         }
         wire.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+/// Writes a command where it goes.
+struct Line<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Line<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
         Ok(())
     }
 }

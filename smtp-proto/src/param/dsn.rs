@@ -1,7 +1,8 @@
 //! The values of the parameters that say what to report, and how. RFC 3461 §4.
 
-use alloc::boxed::Box;
 use core::fmt;
+
+use smol_str::SmolStr;
 
 use crate::xtext;
 
@@ -29,7 +30,7 @@ impl Ret {
 ///
 /// Decoded: printable ASCII and spaces, 1 to 100 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EnvId(Box<str>);
+pub struct EnvId(SmolStr);
 
 impl EnvId {
     /// From the text itself; `None` if an ENVID cannot carry it.
@@ -158,7 +159,7 @@ impl fmt::Debug for Notify {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Orcpt {
     /// `type;address`, decoded.
-    text: Box<str>,
+    text: SmolStr,
     semicolon: u8,
 }
 

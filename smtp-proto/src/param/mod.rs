@@ -297,9 +297,16 @@ fn each(
     mut set: impl FnMut(Keyword, Option<&str>) -> Option<bool>,
 ) -> Result<(), ParamError> {
     let mut seen = 0u16;
-    for param in text.split(' ').filter(|param| !param.is_empty()) {
-        let (name, value) = match param.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.bytes().position(|octet| octet == b' ');
+        let param = &rest[..end.unwrap_or(rest.len())];
+        rest = rest.get(param.len() + 1..).unwrap_or_default();
+        if param.is_empty() {
+            continue;
+        }
+        let (name, value) = match param.bytes().position(|octet| octet == b'=') {
+            Some(at) => (&param[..at], Some(&param[at + 1..])),
             None => (param, None),
         };
         let named = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');

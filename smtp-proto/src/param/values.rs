@@ -146,14 +146,14 @@ impl DeliverBy {
             None => (time.strip_prefix('+').unwrap_or(time), 1),
         };
         let seconds = sign * i32::try_from(number(digits, 9)?).ok()?;
-        let mode = mode.to_ascii_uppercase();
-        let (mode, trace) = match mode.strip_suffix('T') {
-            Some(mode) => (mode, true),
-            None => (mode.as_str(), false),
+        let (mode, trace) = match mode.as_bytes() {
+            [mode] => (mode, false),
+            [mode, b'T' | b't'] => (mode, true),
+            _ => return None,
         };
         let mode = match mode {
-            "N" => ByMode::Notify,
-            "R" => ByMode::Return,
+            b'N' | b'n' => ByMode::Notify,
+            b'R' | b'r' => ByMode::Return,
             _ => return None,
         };
         let by = Self::new(seconds, mode)?;

@@ -111,13 +111,13 @@ impl Connection {
         more: bool,
         wire: &mut Vec<u8>,
     ) -> Result<Option<Event<'static>>, Fatal> {
-        let (verb, _) = Verb::split(line);
+        let (verb, args) = Verb::split(line);
         if verb == Verb::Http {
             let text = "This is a mail server; closing";
             return Err(self.fatal(Fatal::OtherProtocol, Rejection::GO_AWAY, text, wire));
         }
         self.check_patience(verb, wire)?;
-        let command = Command::parse(line, self.offered());
+        let command = Command::parse_args(verb, args, self.offered());
         match verb {
             Verb::Ehlo | Verb::Helo => Ok(self.hello(command, wire)),
             Verb::StartTls => self.start_tls(command, more, wire),

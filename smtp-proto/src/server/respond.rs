@@ -3,7 +3,6 @@
 //! Implements RFC 5321 §4.2 (reply lines) and RFC 2034 §4 (enhanced codes in each of them).
 
 use alloc::vec::Vec;
-use core::fmt::{self, Write as _};
 
 use super::Rejection;
 use crate::code::{Class, EnhancedCode};
@@ -29,25 +28,39 @@ pub(super) fn plain(code: u16, text: &str, wire: &mut Vec<u8>) {
 }
 
 fn write(code: u16, enhanced: Option<EnhancedCode>, text: &str, wire: &mut Vec<u8>) {
-    let mut wire = Wire(wire);
     let mut lines = text.trim_end().split('\n').flat_map(fold).peekable();
     while let Some(line) = lines.next() {
-        let mark = if lines.peek().is_some() { '-' } else { ' ' };
-        // Writing to a Vec does not fail.
-        let _ = write!(wire, "{code:03}{mark}");
+        wire.reserve(line.len() + 18);
+        push_number(code, wire);
+        wire.push(if lines.peek().is_some() { b'-' } else { b' ' });
         if let Some(enhanced) = enhanced {
-            let _ = write!(wire, "{enhanced} ");
+            wire.push(b'0' + enhanced.class().digit());
+            wire.push(b'.');
+            push_number(enhanced.subject(), wire);
+            wire.push(b'.');
+            push_number(enhanced.detail(), wire);
+            wire.push(b' ');
         }
-        let printable = |c: char| {
-            if (' '..='~').contains(&c) {
-                c as u8
-            } else {
-                b'?'
-            }
-        };
-        wire.0.extend(line.chars().map(printable));
-        wire.0.extend_from_slice(b"\r\n");
+        if line.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+            wire.extend_from_slice(line.as_bytes());
+        } else {
+            let printable = |c: char| match u8::try_from(c) {
+                Ok(octet @ b' '..=b'~') => octet,
+                Ok(_) | Err(_) => b'?',
+            };
+            wire.extend(line.chars().map(printable));
+        }
+        wire.extend_from_slice(b"\r\n");
     }
+}
+
+/// Appends a number below 1000 without leading zeros: each reply has three, and the formatting of
+/// the standard library would be most of its cost.
+fn push_number(number: u16, wire: &mut Vec<u8>) {
+    debug_assert!(number < 1000, "a reply code, or a part of an enhanced code");
+    let digits = [number / 100, number / 10 % 10, number % 10].map(|digit| b'0' + digit as u8);
+    let zeros = usize::from(number < 100) + usize::from(number < 10);
+    wire.extend_from_slice(&digits[zeros..]);
 }
 
 /// Cuts a line that is too long, at a space where there is one.
@@ -66,15 +79,6 @@ fn fold(line: &str) -> impl Iterator<Item = &str> {
         rest = Some(line[cut..].trim_start());
         Some(&line[..cut])
     })
-}
-
-struct Wire<'a>(&'a mut Vec<u8>);
-
-impl fmt::Write for Wire<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
 }
 
 #[cfg(test)]
