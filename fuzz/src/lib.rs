@@ -1,6 +1,7 @@
 //! What the fuzz targets check, as functions of bytes.
 //!
 //! They stand apart from the targets so that a stable compiler can replay the corpus:
-//! `smtp-proto/tests/fuzz_corpus.rs` includes them.
+//! `smtp-proto/tests/fuzz_corpus.rs` and `tests/tests/fuzz_corpus.rs` include them.
 
+pub mod core;
 pub mod wire;

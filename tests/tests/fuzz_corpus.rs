@@ -1,0 +1,51 @@
+//! Replays the committed corpus of the fuzz targets of `relay-core`, and cuts and corruptions of it, with
+//! a stable compiler. Those of `smtp-proto` are replayed beside it.
+
+// The targets stand outside the workspace; what they check is shared by path.
+#[allow(unreachable_pub, missing_docs)]
+#[path = "../../fuzz/src/core.rs"]
+mod targets;
+
+use std::path::Path;
+
+/// Runs a check on every seed, on every seed cut short, and on every seed with one byte changed.
+fn replay(target: &str, check: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target);
+    let mut seeds = 0;
+    for entry in std::fs::read_dir(corpus).expect("the corpus is committed") {
+        let mut seed = std::fs::read(entry.expect("an entry").path()).expect("a file");
+        check(&seed);
+        for at in 0..seed.len().min(1000) {
+            check(&seed[..at]);
+            for other in [0, b'\r', b'\n', b'=', b'5', 0xff] {
+                let byte = std::mem::replace(&mut seed[at], other);
+                check(&seed);
+                seed[at] = byte;
+            }
+        }
+        seeds += 1;
+    }
+    assert!(seeds > 0, "an empty corpus proves nothing");
+}
+
+#[test]
+fn config_text() {
+    replay("config_text", targets::config_text);
+}
+
+#[test]
+fn dns_answer() {
+    replay("dns_answer", targets::dns_answer);
+}
+
+#[test]
+fn content() {
+    replay("content", targets::content);
+}
+
+#[test]
+fn store_record() {
+    replay("store_record", targets::store_record);
+}
