@@ -6,11 +6,12 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use relay_core::events::DeliveryEvent;
+use relay_core::events::{DeliveryEvent, EventKind};
 use relay_core::id::MessageId;
 
 use crate::hub::EventSink;
@@ -33,7 +34,16 @@ pub enum LogEvents {
     /// The journal's own JSON lines.
     Json,
     /// Short lines for people.
-    Human,
+    Human(Colour),
+}
+
+/// Whether lines for people are coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// For a terminal.
+    On,
+    /// For a file or a pipe.
+    Off,
 }
 
 /// Writes events to `data_dir/events/` and reads them back.
@@ -60,7 +70,11 @@ impl Journal {
     /// If the directory cannot be made or the thread not started.
     pub fn open(data_dir: &Path, log: LogEvents) -> io::Result<Arc<Self>> {
         let dir = data_dir.join("events");
-        fs::create_dir_all(&dir)?;
+        // Who wrote to whom is nobody else's business.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)?;
         let journal = Arc::new(Self {
             dir,
             queue: Mutex::default(),
@@ -144,8 +158,8 @@ impl Journal {
                 // A struct of strings and numbers always serialises.
                 let _ = serde_json::to_writer(&mut text, event);
                 text.push(b'\n');
-                if log == LogEvents::Human {
-                    human.push_str(&format!("{event}\n"));
+                if let LogEvents::Human(colour) = log {
+                    human.push_str(&human_line(event, colour));
                 }
             }
             if let Some(day) = day {
@@ -155,7 +169,7 @@ impl Journal {
             let _ = match log {
                 LogEvents::Off => Ok(()),
                 LogEvents::Json => io::stderr().write_all(&text),
-                LogEvents::Human => io::stderr().write_all(human.as_bytes()),
+                LogEvents::Human(_) => io::stderr().write_all(human.as_bytes()),
             };
         }
     }
@@ -210,6 +224,19 @@ impl EventSink for Journal {
     }
 }
 
+/// An event with its time; in colour, what needs somebody's eye is yellow or red.
+fn human_line(event: &DeliveryEvent, colour: Colour) -> String {
+    let time = &event.time;
+    let paint = match (&event.kind, colour) {
+        (_, Colour::Off) => return format!("{time} {event}\n"),
+        (EventKind::Accepted { .. } | EventKind::Changed { .. }, _) => "",
+        (EventKind::Delivered(_), _) => "\x1b[32m",
+        (EventKind::Deferred { .. } | EventKind::NotReported { .. }, _) => "\x1b[33m",
+        (EventKind::Bounced(_) | EventKind::Expired(_), _) => "\x1b[31m",
+    };
+    format!("\x1b[2m{time}\x1b[0m {paint}{event}\x1b[0m\n")
+}
+
 /// The file of the current day.
 struct DayFile<'a> {
     dir: &'a Path,
@@ -227,7 +254,8 @@ impl DayFile<'_> {
     fn try_write(&mut self, day: &str, lines: &[u8]) -> io::Result<()> {
         if self.open.as_ref().is_none_or(|(open, _)| open != day) {
             let path = self.dir.join(format!("{day}.jsonl"));
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            let mut options = OpenOptions::new();
+            let file = options.create(true).append(true).mode(0o600).open(path)?;
             self.open = Some((day.to_owned(), file));
             remove_old(self.dir)?;
         }
@@ -261,4 +289,43 @@ fn remove_old(dir: &Path) -> io::Result<()> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use relay_core::time::UnixTime;
+
+    use super::*;
+
+    fn event() -> DeliveryEvent {
+        let why = "null sender".to_owned();
+        let kind = EventKind::NotReported { why };
+        DeliveryEvent::new(UnixTime::from_secs(0), MessageId::from_u64(1), kind)
+    }
+
+    #[test]
+    fn nobody_else_reads_who_wrote_to_whom() {
+        let name = format!("relay-journal-{}", std::process::id());
+        let data_dir = std::env::temp_dir().join(name);
+        let journal = Journal::open(&data_dir, LogEvents::Off).unwrap();
+        journal.event(&event());
+        assert_eq!(journal.trace(MessageId::from_u64(1)).unwrap(), [event()]);
+        journal.close();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&data_dir.join("events")), 0o700);
+        assert_eq!(mode(&data_dir.join("events/1970-01-01.jsonl")), 0o600);
+        fs::remove_dir_all(&data_dir).unwrap();
+    }
+
+    #[test]
+    fn lines_for_people_have_the_time_and_colour_only_where_wanted() {
+        let line = human_line(&event(), Colour::Off);
+        assert_eq!(
+            line,
+            "1970-01-01T00:00:00.000Z 0000000000001 not-reported: null sender\n"
+        );
+        assert!(human_line(&event(), Colour::On).contains("\x1b[33m0000000000001"));
+    }
 }

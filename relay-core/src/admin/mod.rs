@@ -7,9 +7,9 @@ pub use api::Origin;
 
 use crate::id::MessageId;
 
-/// Which messages.
+/// Which messages. A misspelt narrowing would widen it, so what is not known is refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Selector {
     /// This one.
     pub id: Option<String>,
@@ -122,6 +122,10 @@ pub struct LaneStatus {
     pub connections: u64,
     /// Why nothing is tried, and until when.
     pub backed_off: Option<String>,
+    /// When the first job that waits is due, as RFC 3339.
+    pub next: Option<String>,
+    /// The last reply or reason of that job.
+    pub last: Option<String>,
 }
 
 /// A queued message.
@@ -158,4 +162,17 @@ pub struct JobEntry {
     pub next: Option<String>,
     /// The last reply or reason.
     pub last: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_selector_selects_nothing() {
+        let read = serde_json::from_str::<Selector>;
+        assert_eq!(read("{}").unwrap(), Selector::default());
+        let error = read(r#"{"domian": "example.com"}"#).unwrap_err();
+        assert!(error.to_string().contains("domian"), "{error}");
+    }
 }

@@ -189,7 +189,7 @@ impl Draft {
             }
         }
         if !self.errors.is_empty() {
-            return Err(self.errors);
+            return Err(in_order(self.errors));
         }
         Ok(Parsed {
             config: self.config,
@@ -253,6 +253,23 @@ impl Config {
     pub fn parse(text: &str, file: &str, system: &System) -> Result<Parsed, Vec<ConfigError>> {
         Draft::parse(text, file, system).finish()
     }
+}
+
+/// By file, in the order in which the files were read, and by line.
+fn in_order(mut errors: Vec<ConfigError>) -> Vec<ConfigError> {
+    let mut files: Vec<String> = Vec::new();
+    for error in &errors {
+        if !files.contains(&error.file) {
+            files.push(error.file.clone());
+        }
+    }
+    errors.sort_by_key(|error| {
+        (
+            files.iter().position(|file| *file == error.file),
+            error.line,
+        )
+    });
+    errors
 }
 
 /// The name of the system; `localhost` if it has none that can stand in EHLO.

@@ -163,7 +163,7 @@ pub(super) fn dns(draft: &mut Draft, root: &Table<'_, '_>) {
         return;
     };
     if section.has("servers") {
-        let servers = section.filled_list("servers", &value::ADDRESS, "names nobody to ask");
+        let servers = section.filled_list("servers", &value::DNS_SERVER, "names nobody to ask");
         draft.config.dns.servers = servers;
     }
     set(&mut draft.config.dns.trust_ad, section.flag("trust_ad"));

@@ -449,6 +449,14 @@ fn credentials_come_from_a_second_file_too() {
     assert!(errors[0].starts_with("credentials.toml:2: credential.name: \"printers\""));
     assert!(errors[0].contains("(relay.toml:2)"));
     assert!(errors[1].starts_with("credentials.toml:5: limits: unknown key; allowed: credential"));
+
+    // What is found late stands with the rest of its file.
+    let mut draft = Draft::parse(&format!("{text}bogus = 1\n"), "relay.toml", &system);
+    draft.add_credentials("bogus = 1", "credentials.toml");
+    let errors = draft.finish().unwrap_err();
+    let places: Vec<_> = errors.iter().map(|e| (&*e.file, e.line)).collect();
+    let relay = |line| ("relay.toml", Some(line));
+    assert_eq!(places, [relay(4), relay(5), ("credentials.toml", Some(1))]);
 }
 
 #[test]
@@ -639,6 +647,9 @@ fn durations_sizes_and_rates() {
     assert_eq!(rate("10/10m"), Some((10, 600)));
     assert_eq!(rate("5/s"), Some((5, 1)));
     assert_eq!(rate("1000 / h"), Some((1000, 3600)));
+    for text in ["1000/h", "10/10m", "5/s", "2/90s", "3/d", "1/2h"] {
+        assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+    }
     for text in ["", "10", "0/h", "x/h", "10/", "10/0s", "/h"] {
         assert_eq!(rate(text), None, "{text}");
     }

@@ -54,6 +54,23 @@ impl FromStr for SenderPattern {
     }
 }
 
+/// As it is written in a configuration: `1000/h`, `10/10m`.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secs = self.per.as_secs();
+        let (number, unit) = match secs {
+            _ if secs.is_multiple_of(86_400) => (secs / 86_400, "d"),
+            _ if secs.is_multiple_of(3600) => (secs / 3600, "h"),
+            _ if secs.is_multiple_of(60) => (secs / 60, "m"),
+            _ => (secs, "s"),
+        };
+        match number {
+            1 => write!(f, "{}/{unit}", self.count),
+            _ => write!(f, "{}/{number}{unit}", self.count),
+        }
+    }
+}
+
 impl FromStr for Rate {
     type Err = BadValue;
 
@@ -104,6 +121,10 @@ pub(super) const HOSTNAME: Kind<Domain> = Kind {
 };
 pub(super) const ADDRESS: Kind<SocketAddr> = Kind {
     allowed: "an IP address and a port, such as \"127.0.0.1:587\" or \"[::]:587\"",
+    parse: address,
+};
+pub(super) const DNS_SERVER: Kind<SocketAddr> = Kind {
+    allowed: "an IP address and a port, such as \"127.0.0.1:53\" or \"[::1]:53\"",
     parse: address,
 };
 pub(super) const LISTENER_TLS: Kind<ListenerTls> = Kind {

@@ -12,6 +12,7 @@ use crate::id::{AdminId, MessageId};
 use crate::queue::job::JobState;
 use crate::queue::lane::Backoff;
 use crate::queue::reason::from_line;
+use crate::queue::tick::Tick;
 use crate::time::UnixTime;
 
 /// Messages in one answer.
@@ -80,7 +81,9 @@ impl Engine {
                 status.backed_off = Some(self.backoff_words(backoff));
             }
         }
-        for (_, job) in self.table.jobs.iter() {
+        // For each lane: when its first waiting job is due, and which that is.
+        let mut first: BTreeMap<String, (Tick, u32)> = BTreeMap::new();
+        for (handle, job) in self.table.jobs.iter() {
             let (ready, waiting) = match job.state {
                 JobState::Ready | JobState::Picked | JobState::Resolving => (1, 0),
                 JobState::Waiting | JobState::Parked => (0, 1),
@@ -95,6 +98,13 @@ impl Engine {
                 Some(lane) => lane.spec.name.clone(),
                 None => self.domains.name(job.domain).to_string(),
             };
+            if job.state == JobState::Waiting {
+                let due = (job.due, handle);
+                match first.get_mut(&name) {
+                    Some(least) => *least = due.min(*least),
+                    None => _ = first.insert(name.clone(), due),
+                }
+            }
             let status = by_name.entry(name).or_default();
             status.ready += ready;
             status.waiting += waiting;
@@ -104,6 +114,12 @@ impl Engine {
         lanes.retain(|l| l.ready + l.waiting + l.connections > 0 || l.backed_off.is_some());
         lanes.sort_by_key(|lane| std::cmp::Reverse(lane.ready + lane.waiting));
         lanes.truncate(LANES_MAX);
+        for lane in &mut lanes {
+            if let Some(&(due, job)) = first.get(&lane.name) {
+                lane.next = Some(rfc3339(self.clock.unix(due)));
+                lane.last = self.last_line(job).map(words);
+            }
+        }
         lanes
     }
 
@@ -111,7 +127,7 @@ impl Engine {
         let (reason, host) = from_line(&backoff.reason);
         let host = host.map(|host| format!(" ({host})")).unwrap_or_default();
         let until = rfc3339(self.clock.unix(backoff.until));
-        format!("until {until}: {}{host}", reason.text)
+        format!("until {until}: {reason}{host}")
     }
 
     fn list(&self, selector: &Selector, after: Option<MessageId>, limit: usize) -> Vec<QueueEntry> {
@@ -174,10 +190,6 @@ impl Engine {
 /// A reason's line for people.
 fn words(line: &str) -> String {
     let (reason, host) = from_line(line);
-    let code = reason
-        .code
-        .map(|code| format!("{code} "))
-        .unwrap_or_default();
     let host = host.map(|host| format!("{host}: ")).unwrap_or_default();
-    format!("{host}{code}{} {}", reason.status, reason.text)
+    format!("{host}{reason}")
 }

@@ -13,13 +13,7 @@ impl Engine {
         let (message, recipients) = (entry.message, entry.recipients.to_vec());
         let (last, host) = self.last_line(job).map(from_line).unzip();
         let text = match &last {
-            Some(last) => {
-                let code = last.code.map(|code| format!("{code} ")).unwrap_or_default();
-                format!(
-                    "not delivered in time; last: {code}{} {}",
-                    last.status, last.text
-                )
-            }
+            Some(last) => format!("not delivered in time; last: {last}"),
             None => "not delivered in time, and never tried".to_owned(),
         };
         let reason = Reason {

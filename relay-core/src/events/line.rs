@@ -7,6 +7,9 @@ use super::{Attempt, DeliveryEvent, EventKind};
 /// Recipients that a line names; the JSON form has all.
 const NAMED_MAX: usize = 3;
 
+/// The stages at which whether there is TLS is settled.
+const SENDING: [&str; 5] = ["mail", "rcpt", "data", "body", "dot"];
+
 impl fmt::Display for DeliveryEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.id)?;
@@ -65,10 +68,19 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, attempt: &Attempt) -> fmt::Resul
     write!(f, " lane={lane} attempt={attempt}")?;
     optional(f, " host=", evidence.host.as_ref())?;
     optional(f, " address=", evidence.address.as_ref())?;
-    optional(f, " tls=", evidence.tls.as_ref())?;
-    write!(f, " rule={} stage={}:", reason.rule, reason.stage)?;
-    optional(f, " ", reason.code.as_ref())?;
-    write!(f, " {} {}", reason.status, reason.text)
+    match &evidence.tls {
+        Some(tls) => {
+            write!(f, " tls={tls}")?;
+            optional(f, " certificate=", evidence.certificate.as_ref())?;
+        }
+        None if SENDING.contains(&reason.stage.as_str()) => f.write_str(" tls=none")?,
+        None => {}
+    }
+    write!(f, " rule={} stage={}: {reason}", reason.rule, reason.stage)?;
+    for (n, before) in evidence.before.iter().enumerate() {
+        write!(f, "{}{before}", if n == 0 { " before=" } else { "; " })?;
+    }
+    Ok(())
 }
 
 fn names(f: &mut fmt::Formatter<'_>, recipients: &[String]) -> fmt::Result {
@@ -111,6 +123,7 @@ mod tests {
             },
             evidence: Evidence {
                 host: Some("mx.example.com".into()),
+                before: vec!["mx1.example.com: refused".into()],
                 ..Evidence::default()
             },
         }
@@ -148,9 +161,30 @@ mod tests {
         assert_eq!(
             event(deferred).to_string(),
             "0000000000001 deferred to=<0@example.com>,<1@example.com>,<2@example.com> and 2 more \
-             lane=example.com attempt=2 host=mx.example.com rule=rcpt-4xx stage=rcpt: 450 4.2.0 \
-             Greylisted next=2024-06-19T19:27:45.120Z (it may have been delivered)"
+             lane=example.com attempt=2 host=mx.example.com tls=none rule=rcpt-4xx stage=rcpt: 450 \
+             4.2.0 Greylisted before=mx1.example.com: refused next=2024-06-19T19:27:45.120Z (it may have been delivered)"
         );
+    }
+
+    #[test]
+    fn a_status_is_said_once() {
+        let mut reason = attempt().reason;
+        for text in ["Greylisted", "4.2.0 Greylisted"] {
+            reason.text = text.into();
+            assert_eq!(reason.to_string(), "450 4.2.0 Greylisted");
+        }
+        reason.code = None;
+        reason.text = "4.2.01 is not the status".into();
+        assert_eq!(reason.to_string(), "4.2.0 4.2.01 is not the status");
+    }
+
+    #[test]
+    fn a_line_says_which_tls() {
+        let mut attempt = attempt();
+        attempt.evidence.tls = Some("TLSv1.3".into());
+        attempt.evidence.certificate = Some("expired".into());
+        let line = event(EventKind::Delivered(attempt)).to_string();
+        assert!(line.contains(" tls=TLSv1.3 certificate=expired "), "{line}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a delivery is started with, what it asks of its runtime, and what it tells the engine.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,6 +206,21 @@ pub struct Reason {
     pub text: String,
     /// The rule that decided, e.g. `rcpt-5xx`, `null-mx`, `tls-required`.
     pub rule: String,
+}
+
+/// `450 4.2.0 Greylisted`: the codes that there are, each once, and the text.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(code) = self.code {
+            write!(f, "{code} ")?;
+        }
+        // The text of a reply is as the host wrote it: with the enhanced code, where it gives one.
+        let told = self.text.split(' ').next() == Some(self.status.as_str());
+        if !told && !self.status.is_empty() {
+            write!(f, "{} ", self.status)?;
+        }
+        f.write_str(&self.text)
+    }
 }
 
 /// Where and how an attempt was made.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::record::{DeferredState, Progress, State};
+use super::schedule::ASKED_MAX;
 use crate::time::UnixTime;
 
 /// However old a message is by the wall clock, a restart gives it this long: one more attempt at
@@ -86,9 +87,17 @@ pub(crate) fn age(
         .min(expire.saturating_sub(GRACE))
 }
 
-/// How long a job still waits after a restart: what is left of its wait, at most the whole `step`.
+/// How long a job still waits after a restart: what is left of its wait. That may be longer than the
+/// `step` of the schedule, since a receiver may have asked for more; but longer than any wait is the
+/// work of a clock that went back, and then it is the step.
 pub(crate) fn left(next: UnixTime, now: UnixTime, step: Duration) -> Duration {
-    next.since(now).min(step + step / 10)
+    let left = next.since(now);
+    let most = step.max(ASKED_MAX);
+    if left <= most + most / 10 {
+        left
+    } else {
+        step + step / 10
+    }
 }
 
 #[cfg(test)]
@@ -189,11 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_left_is_at_most_its_step() {
-        const STEP: Duration = Duration::from_secs(600);
+    fn what_is_left_of_a_wait_is_kept_unless_no_wait_is_that_long() {
+        const STEP: Duration = Duration::from_secs(5 * 3600);
         let now = UnixTime::from_secs(1_700_000_000);
         assert_eq!(left(now + STEP / 2, now, STEP), STEP / 2);
         assert_eq!(left(now + 1000 * STEP, now, STEP), STEP + STEP / 10);
         assert_eq!(left(UnixTime::from_secs(5), now, STEP), Duration::ZERO);
+        // A greylisting host said ten minutes where the schedule says one.
+        let (asked, step) = (Duration::from_secs(600), Duration::from_secs(60));
+        assert_eq!(left(now + asked, now, step), asked);
     }
 }

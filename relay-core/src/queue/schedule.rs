@@ -8,7 +8,7 @@ use super::tick::Tick;
 use crate::rng::Rng;
 
 /// The longest wait that a receiver's "try again in" is granted.
-const ASKED_MAX: Duration = Duration::from_secs(4 * 3600);
+pub(crate) const ASKED_MAX: Duration = Duration::from_secs(4 * 3600);
 /// The shortest, or the step of the schedule if that is shorter.
 const ASKED_MIN: Duration = Duration::from_secs(60);
 

@@ -142,7 +142,9 @@ pub fn list(options: &Options, format: Format, out: &mut dyn Write) -> Result<()
                 credential.name.clone(),
                 texts(&credential.senders).join(" "),
                 texts(&credential.networks).join(" "),
-                credential.rate.map_or("-".to_owned(), rate),
+                credential
+                    .rate
+                    .map_or("-".to_owned(), |rate| rate.to_string()),
                 if credential.verifier.is_some() {
                     "yes"
                 } else {
@@ -228,17 +230,13 @@ fn json(credential: &Credential) -> serde_json::Value {
         "name": credential.name,
         "senders": texts(&credential.senders),
         "networks": texts(&credential.networks),
-        "rate": credential.rate.map(rate),
+        "rate": credential.rate.map(|rate| rate.to_string()),
         "can_log_in": credential.verifier.is_some(),
     })
 }
 
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(ToString::to_string).collect()
-}
-
-fn rate(rate: Rate) -> String {
-    format!("{}/{}s", rate.count, rate.per.as_secs())
 }
 
 #[cfg(test)]
@@ -287,7 +285,7 @@ mod tests {
         );
         assert_eq!(out, b"");
         let shown = text(|out| list(&options, Format::Text, out));
-        assert!(shown.contains("app") && shown.contains("10/60s"), "{shown}");
+        assert!(shown.contains("app") && shown.contains("10/m"), "{shown}");
         let shown = text(|out| list(&options, Format::Json, out));
         let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown[0]["senders"][0], "example.com");

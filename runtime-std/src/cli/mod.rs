@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use relay_core::admin::{Action, Selector};
 
-use crate::journal::LogEvents;
+use crate::journal::{Colour, LogEvents};
 use crate::load;
 use crate::runtime::Runtime;
 use client::{Client, ClientError};
@@ -129,10 +129,18 @@ enum LogFormat {
 
 impl LogFormat {
     fn or_for_terminal(format: Option<Self>) -> LogEvents {
+        let terminal = io::stderr().is_terminal();
+        // https://no-color.org
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colour = if terminal && wanted {
+            Colour::On
+        } else {
+            Colour::Off
+        };
         match format {
             Some(Self::Json) => LogEvents::Json,
-            Some(Self::Human) => LogEvents::Human,
-            None if io::stderr().is_terminal() => LogEvents::Human,
+            Some(Self::Human) => LogEvents::Human(colour),
+            None if terminal => LogEvents::Human(colour),
             None => LogEvents::Json,
         }
     }

@@ -42,7 +42,12 @@ pub(super) fn list(
     match format {
         Format::Json => json(&entries, out)?,
         Format::Text if entries.is_empty() => writeln!(out, "Nothing is queued that fits.")?,
-        Format::Text => writeln!(out, "{}", queue_table(&entries))?,
+        Format::Text => {
+            writeln!(out, "{}", queue_table(&entries))?;
+            if entries.len() == limit {
+                writeln!(out, "The first {limit}; there may be more: --limit")?;
+            }
+        }
     }
     Ok(())
 }
@@ -59,7 +64,12 @@ pub(super) fn show(
         Format::Json => json(&entry, out)?,
         Format::Text => {
             writeln!(out, "{}", queue_table(std::slice::from_ref(&entry)))?;
-            writeln!(out, "{} octets, expires {}", entry.size, entry.expires)?;
+            writeln!(
+                out,
+                "{} octets, expires {}",
+                entry.size,
+                whole_seconds(&entry.expires)
+            )?;
         }
     }
     Ok(())
@@ -101,7 +111,7 @@ pub(super) fn trace(
         Format::Json => json(&events, out)?,
         Format::Text => {
             for event in &events {
-                writeln!(out, "{event}")?;
+                writeln!(out, "{} {event}", event.time)?;
             }
             match client.get::<QueueEntry>(&format!("/api/v1/queue/{}", percent_encoded(id))) {
                 Ok(entry) => writeln!(out, "{}", queue_table(&[entry]))?,
@@ -121,8 +131,11 @@ pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Re
     }
     writeln!(
         out,
-        "{} has run for {}s: {} client connections, {} to receivers",
-        status.hostname, status.uptime_secs, status.sessions, status.deliveries
+        "{} has run for {}: {} client connections, {} to receivers",
+        status.hostname,
+        duration(status.uptime_secs),
+        status.sessions,
+        status.deliveries
     )?;
     if let Some(why) = &status.store.refusing {
         writeln!(out, "It accepts nothing: {why}")?;
@@ -147,7 +160,8 @@ pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Re
             "ready",
             "waiting",
             "connections",
-            "backed off",
+            "next try",
+            "why",
         ]);
         for lane in &status.lanes {
             table.add_row([
@@ -155,7 +169,11 @@ pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Re
                 lane.ready.to_string(),
                 lane.waiting.to_string(),
                 lane.connections.to_string(),
-                lane.backed_off.clone().unwrap_or_default(),
+                lane.next.as_deref().map(whole_seconds).unwrap_or_default(),
+                match (&lane.backed_off, &lane.last) {
+                    (Some(why), _) => format!("nothing is tried {why}"),
+                    (None, last) => last.clone().unwrap_or_default(),
+                },
             ]);
         }
         writeln!(out, "{table}")?;
@@ -218,13 +236,13 @@ fn queue_table(entries: &[QueueEntry]) -> Table {
     for entry in entries {
         for job in &entry.jobs {
             let state = match &job.next {
-                Some(next) => format!("{} until {next}", job.state),
+                Some(next) => format!("{} until {}", job.state, whole_seconds(next)),
                 None => job.state.clone(),
             };
             table.add_row([
                 entry.id.clone(),
                 entry.from.clone().unwrap_or_default(),
-                entry.accepted.clone(),
+                whole_seconds(&entry.accepted),
                 job.domain.clone(),
                 job.recipients.to_string(),
                 job.attempts.to_string(),
@@ -234,6 +252,24 @@ fn queue_table(entries: &[QueueEntry]) -> Table {
         }
     }
     table
+}
+
+/// The two largest units of a duration: `3d 4h`, `5m 10s`.
+fn duration(secs: u64) -> String {
+    match secs {
+        0..60 => format!("{secs}s"),
+        60..3600 => format!("{}m {}s", secs / 60, secs % 60),
+        3600..86_400 => format!("{}h {}m", secs / 3600, secs / 60 % 60),
+        _ => format!("{}d {}h", secs / 86_400, secs / 3600 % 24),
+    }
+}
+
+/// A time of the API without its fraction, which people have no use for.
+fn whole_seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
 }
 
 /// RFC 3986 §2.1: all but unreserved characters.

@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 
 use super::{Failure, LogFormat, ServeArgs};
 use crate::hub::{Hub, Options};
-use crate::journal::LogEvents;
+use crate::journal::{Colour, LogEvents};
 use crate::load::{self, Loaded, Purpose};
 use crate::runtime::{Running, Runtime};
 
@@ -38,7 +38,9 @@ pub(super) fn serve(
         .for_each(|warning| tracing::warn!("{warning}"));
     // Signals are caught before anything runs that they should stop in good order.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let hints = Hints::of(&loaded);
+    let embedded = loaded.file.is_none();
+    // Before anything can fail: the secret is kept nowhere, and a second run makes no other.
+    let secret = show_secret(&loaded, out)?;
     let options = Options {
         log,
         load: Some(wanted),
@@ -46,7 +48,9 @@ pub(super) fn serve(
         ..Options::default()
     };
     let running = runtime.start(loaded, options).map_err(Failure::said)?;
-    hints.print(&*running, out)?;
+    if embedded {
+        print_hints(&*running, secret.as_deref(), out)?;
+    }
     tracing::info!(listeners = ?running.addresses(), "ready");
 
     let (send, receive) = channel();
@@ -92,65 +96,62 @@ fn reload(hub: &Arc<Hub>) {
     }
 }
 
-/// What is printed for somebody who tries the relay without a configuration.
-struct Hints {
-    first_run: Option<load::FirstRun>,
-    embedded: bool,
+/// Prints the credential of a first run, and returns its secret.
+fn show_secret(loaded: &Loaded, out: &mut dyn Write) -> Result<Option<String>, Failure> {
+    let Some(made) = &loaded.first_run else {
+        return Ok(None);
+    };
+    writeln!(
+        out,
+        "Credential \"{}\", its secret is shown this once: {}",
+        made.name, made.secret
+    )?;
+    out.flush()?;
+    Ok(Some(made.secret.clone()))
 }
 
-impl Hints {
-    fn of(loaded: &Loaded) -> Self {
-        Self {
-            first_run: loaded.first_run.clone(),
-            embedded: loaded.file.is_none(),
-        }
+/// What is printed for somebody who tries the relay without a configuration.
+fn print_hints(
+    running: &dyn Running,
+    secret: Option<&str>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let loaded = running.hub().loaded();
+    let config = &loaded.config;
+    writeln!(
+        out,
+        "No configuration: running the embedded default in {}.",
+        config.data_dir.display()
+    )?;
+    for (listener, address) in config.listeners.iter().zip(running.addresses()) {
+        let tls = match listener.tls {
+            ListenerTls::StartTls => "SMTP with STARTTLS",
+            ListenerTls::Implicit => "SMTP over TLS",
+            ListenerTls::None => "SMTP without TLS",
+        };
+        writeln!(out, "  {address}  {tls}")?;
     }
-
-    fn print(&self, running: &dyn Running, out: &mut dyn Write) -> Result<(), Failure> {
-        if !self.embedded {
-            return Ok(());
-        }
-        let loaded = running.hub().loaded();
-        let config = &loaded.config;
+    if let Some(admin) = config.admin {
+        writeln!(out, "  http://{admin}/  status and queue")?;
+    }
+    if secret.is_none() {
         writeln!(
             out,
-            "No configuration: running the embedded default in {}.",
-            config.data_dir.display()
+            "The secret was shown on the first run; another: smtp-relay credential add NAME --sender '*'"
         )?;
-        for (listener, address) in config.listeners.iter().zip(running.addresses()) {
-            let tls = match listener.tls {
-                ListenerTls::StartTls => "SMTP with STARTTLS",
-                ListenerTls::Implicit => "SMTP over TLS",
-                ListenerTls::None => "SMTP without TLS",
-            };
-            writeln!(out, "  {address}  {tls}")?;
-        }
-        if let Some(admin) = config.admin {
-            writeln!(out, "  http://{admin}/  status and queue")?;
-        }
-        let secret = match &self.first_run {
-            Some(made) => {
-                writeln!(
-                    out,
-                    "Credential \"{}\", shown this once: {}",
-                    made.name, made.secret
-                )?;
-                made.secret.as_str()
-            }
-            None => "SECRET",
-        };
-        if let Some(address) = running.addresses().first() {
-            writeln!(
-                out,
-                "Try: swaks --server {} --port {} --tls --auth PLAIN --auth-user {} --auth-password {secret} \\\n\
-                 \x20      --from you@example.com --to somebody@example.net",
-                address.ip(),
-                address.port(),
-                load::FIRST_CREDENTIAL,
-            )?;
-        }
-        Ok(out.flush()?)
     }
+    if let Some(address) = running.addresses().first() {
+        writeln!(
+            out,
+            "Try: swaks --server {} --port {} --tls --auth PLAIN --auth-user {} --auth-password {} \\\n\
+             \x20      --from you@example.com --to somebody@example.net",
+            address.ip(),
+            address.port(),
+            load::FIRST_CREDENTIAL,
+            secret.unwrap_or("SECRET"),
+        )?;
+    }
+    Ok(out.flush()?)
 }
 
 /// Sends what is not a delivery event to stderr, in the same form.
@@ -158,11 +159,12 @@ fn start_log(log: LogEvents) {
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::INFO)
+        .with_ansi(log == LogEvents::Human(Colour::On))
         .with_target(false);
     // A second subscriber is refused, which only a program that calls this twice could see.
     let _ = match log {
         LogEvents::Off => Ok(()),
         LogEvents::Json => builder.json().flatten_event(true).try_init(),
-        LogEvents::Human => builder.try_init(),
+        LogEvents::Human(_) => builder.try_init(),
     };
 }

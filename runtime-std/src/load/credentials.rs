@@ -177,11 +177,7 @@ fn section(credential: &Credential) -> String {
         text.push_str(&format!("networks = [{}]\n", list(networks)));
     }
     if let Some(rate) = credential.rate {
-        text.push_str(&format!(
-            "rate = \"{}/{}s\"\n",
-            rate.count,
-            rate.per.as_secs()
-        ));
+        text.push_str(&format!("rate = \"{rate}\"\n"));
     }
     text
 }

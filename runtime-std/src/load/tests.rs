@@ -125,12 +125,12 @@ fn a_configuration_that_is_wrong_makes_nothing_and_tells_all() {
     let text = "[tls]\ncertificate = \"none.pem\"\nkey = \"none.key\"\n[limits]\nrecipients = 0\n";
     let lines = errors(&directory, &directory.options(text));
     assert_eq!(lines.len(), 3, "{lines:#?}");
-    assert!(lines[0].starts_with("relay.toml:5: limits.recipients: 0 is out of range; allowed:"));
+    assert!(lines[2].starts_with("relay.toml:5: limits.recipients: 0 is out of range; allowed:"));
     assert!(
-        lines[1].starts_with("relay.toml:2: tls.certificate: none.pem cannot be read: No such")
+        lines[0].starts_with("relay.toml:2: tls.certificate: none.pem cannot be read: No such")
     );
     assert!(
-        lines[2].starts_with("relay.toml:3: tls.key: none.key cannot be read"),
+        lines[1].starts_with("relay.toml:3: tls.key: none.key cannot be read"),
         "{lines:#?}"
     );
     assert!(!directory.data_dir().exists());

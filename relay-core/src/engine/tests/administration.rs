@@ -273,3 +273,15 @@ fn ready_jobs_can_be_removed_where_they_stand() {
     assert_eq!(world.story(ids[4]), ["accepted", "removed"]);
     assert!(world.disk.is_empty());
 }
+
+#[test]
+fn the_status_says_what_a_lane_waits_for() {
+    let (mut world, _) = deferred_world();
+    let status = world.status();
+    let lane = |name: &str| status.lanes.iter().find(|lane| lane.name == name).unwrap();
+    let waiting = lane("three.example");
+    assert_eq!(waiting.waiting, 1);
+    assert!(waiting.last.as_deref().unwrap().contains("450 4.2.0"));
+    let entry = world.list(domain("three.example")).remove(0);
+    assert_eq!(lane("three.example").next, entry.jobs[0].next);
+}
