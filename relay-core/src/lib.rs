@@ -17,4 +17,5 @@ pub mod outbound;
 pub mod queue;
 pub mod rng;
 pub mod sasl;
+pub mod sign;
 pub mod time;

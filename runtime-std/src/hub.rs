@@ -413,9 +413,10 @@ impl Hub {
             true => bytes,
             false => [message.prefix.as_ref(), &bytes].concat().into(),
         };
-        bounce::write(&due.report, message, &bytes)
-            .map(Box::new)
-            .map_err(|not_due| NotWritten::NotDue(not_due.to_string()))
+        let mut report = bounce::write(&due.report, message, &bytes)
+            .map_err(|not_due| NotWritten::NotDue(not_due.to_string()))?;
+        report.sign(&self.loaded().config.domains, due.report.now);
+        Ok(Box::new(report))
     }
 
     fn route(&self, output: Output) {

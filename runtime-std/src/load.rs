@@ -188,6 +188,9 @@ pub fn from_config(config: Config) -> Result<Loaded, LoadError> {
     }
     for (index, domain) in config.domains.iter().enumerate() {
         for (at, key) in domain.keys.iter().enumerate() {
+            if key.key.is_some() {
+                continue;
+            }
             want(
                 &key.key_file,
                 FileUse::DkimKey(index, at),
@@ -373,6 +376,11 @@ fn read_wanted(
             config.routes[index].password = Some(password);
             Ok(())
         }
-        FileUse::DkimKey(..) => tls::check_signing_key(file, warnings),
+        FileUse::DkimKey(index, at) => {
+            let key = tls::signing_key(file, warnings)?;
+            let domain = Arc::make_mut(&mut config.domains[index]);
+            domain.keys[at].key = Some(key);
+            Ok(())
+        }
     }
 }

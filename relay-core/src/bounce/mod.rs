@@ -191,6 +191,7 @@ fn assemble(report: &Report, to: &Mailbox, utf8: bool, header: &str, parts: &[Pa
             recipients: vec![recipient],
         },
         prefix: Bytes::new(),
+        dkim: None,
         size: bytes.len() as u64,
         header_size: u32::try_from(header_size).unwrap_or(u32::MAX),
         body: Body::Memory(bytes.into()),

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use rustls::{ClientConnection, Connection, Error, ProtocolVersion, ServerConnection};
 use rustls_pki_types::{CertificateDer, ServerName};
 
+pub(crate) use setup::provider;
 pub use setup::{ClientTls, ServerTls, TlsSetupError, Verdict};
 
 use crate::time::UnixTime;

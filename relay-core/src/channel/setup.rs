@@ -25,7 +25,7 @@ const ALPN: [&[u8]; 2] = [b"smtp", b"esmtp"];
 compile_error!("relay-core needs a TLS provider: turn on the feature `aws-lc-rs` or `ring`");
 
 /// The TLS provider. aws-lc-rs is preferred where both are compiled in.
-fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     #[cfg(feature = "aws-lc-rs")]
     return rustls::crypto::aws_lc_rs::default_provider();
     #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]

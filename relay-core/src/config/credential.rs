@@ -115,6 +115,6 @@ fn lower(chars: impl Iterator<Item = char>) -> impl Iterator<Item = char> {
 }
 
 /// A domain in lower case and A-labels, as the DNS knows it; as it is, if it has no such form.
-pub(super) fn a_labels(domain: &Domain) -> String {
+pub(crate) fn a_labels(domain: &Domain) -> String {
     idna::domain_to_ascii(domain.as_str()).unwrap_or_else(|_| domain.as_str().to_lowercase())
 }

@@ -30,7 +30,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use smtp_proto::Domain;
 
+use crate::sign::Key;
+
 pub use crate::sasl::Verifier;
+pub(crate) use credential::a_labels;
 pub use credential::{Credential, SenderPattern};
 pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
@@ -62,7 +65,7 @@ pub struct Config {
     /// Destinations with a way of their own; the first match wins.
     pub routes: Vec<Route>,
     /// Domains that mail is sent from, with their DKIM keys.
-    pub domains: Vec<SigningDomain>,
+    pub domains: Vec<Arc<SigningDomain>>,
     /// The admin page and API; none for the Unix socket only.
     pub admin: Option<SocketAddr>,
     /// A secret that outlives a restart, for what an unknown user is shown; none for one that lasts as
@@ -204,7 +207,7 @@ pub enum IpFamilies {
 pub struct SigningDomain {
     /// The domain.
     pub name: Domain,
-    /// Its keys: each signs every message.
+    /// Its keys: each signs every message from the domain and from those under it.
     pub keys: Vec<DkimKey>,
 }
 
@@ -215,4 +218,6 @@ pub struct DkimKey {
     pub selector: String,
     /// The private key, PEM.
     pub key_file: PathBuf,
+    /// What is in the file; filled by the loader. Without it nothing is signed.
+    pub key: Option<Key>,
 }

@@ -1,6 +1,7 @@
 //! The sections of `relay.toml`, one function each.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use smtp_proto::Domain;
 
@@ -325,19 +326,18 @@ pub(super) fn domains(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path)
                 );
             }
             if let (Some(selector), Some(key_file)) = (selector, key_file) {
-                keys.push(DkimKey { selector, key_file });
+                keys.push(DkimKey {
+                    selector,
+                    key_file,
+                    key: None,
+                });
             }
             key.finish();
         }
         if let Some(name) = name {
             one_section(draft, &section, &name);
-            if !keys.is_empty() {
-                let text = "DKIM signing is not built yet: mail leaves without these signatures";
-                draft
-                    .warnings
-                    .push(section.place("dkim").error(text, "").to_string());
-            }
-            draft.config.domains.push(SigningDomain { name, keys });
+            let domain = SigningDomain { name, keys };
+            draft.config.domains.push(Arc::new(domain));
         }
         section.finish();
     }

@@ -46,6 +46,7 @@ pub(super) struct Accept {
 struct Write {
     by: Writer,
     message: Arc<Message>,
+    dkim: Option<String>,
     body: Body,
 }
 
@@ -147,6 +148,7 @@ impl Engine {
             origin,
             envelope,
             prefix,
+            dkim,
             body,
             size,
             header_size,
@@ -170,29 +172,36 @@ impl Engine {
             message: Arc::clone(&message),
             body: body.clone(),
         };
-        self.accept
-            .writes
-            .insert(write, Write { by, message, body });
+        self.accept.writes.insert(
+            write,
+            Write {
+                by,
+                message,
+                dkim,
+                body,
+            },
+        );
         self.out.push_back(Output::Store(write, store));
         write
     }
 
     /// The receipt of a write.
     pub(super) fn stored(&mut self, write: WriteId, result: Result<Place, StoreFailed>) {
-        let Some(Write { by, message, body }) = self.accept.writes.remove(&write) else {
+        let Some(write) = self.accept.writes.remove(&write) else {
             return;
         };
+        let (message, body) = (&write.message, &write.body);
         self.accept.ids.remove(&message.id);
-        self.accept.bytes -= body_bytes(&body);
+        self.accept.bytes -= body_bytes(body);
         match result {
             Ok(place) => {
                 self.accept.trouble = None;
-                self.queue(by, message, body, place);
+                self.queue(write, place);
             }
             Err(failed) => {
                 let until = self.clock.now().instant + TROUBLE;
                 self.accept.trouble = Some((failed.clone(), until));
-                match by {
+                match write.by {
                     Writer::Session(Some(session)) => {
                         self.return_rate(session, message.id);
                         let answer = Answer::Refused(refusal_of(&failed));
@@ -205,7 +214,13 @@ impl Engine {
         }
     }
 
-    fn queue(&mut self, by: Writer, message: Arc<Message>, body: Body, place: Place) {
+    fn queue(&mut self, write: Write, place: Place) {
+        let Write {
+            by,
+            message,
+            dkim,
+            body,
+        } = write;
         let about = match by {
             Writer::Session(session) => {
                 if let Some(session) = session {
@@ -230,6 +245,7 @@ impl Engine {
                 credential: message.origin.credential.clone(),
                 peer: message.origin.peer,
                 about: about.map(|about| about.to_string()),
+                dkim,
             },
         );
         let now = self.clock.tick();

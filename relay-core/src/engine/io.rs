@@ -154,6 +154,8 @@ pub struct Submission {
     pub envelope: Envelope,
     /// Header fields that come first: signatures, or nothing.
     pub prefix: Bytes,
+    /// What events say of its signatures: by whom, or why none; nothing where nobody asked for any.
+    pub dkim: Option<String>,
     /// Its bytes after `prefix`, our headers prepended.
     pub body: Body,
     /// The length of all of it in octets, `prefix` included.

@@ -21,6 +21,7 @@ impl fmt::Display for DeliveryEvent {
                 credential,
                 peer,
                 about,
+                dkim,
             } => {
                 write!(
                     f,
@@ -28,7 +29,11 @@ impl fmt::Display for DeliveryEvent {
                 )?;
                 optional(f, " by=", credential.as_ref())?;
                 optional(f, " peer=", peer.as_ref())?;
-                optional(f, " about=", about.as_ref())
+                optional(f, " about=", about.as_ref())?;
+                match dkim {
+                    Some(dkim) => write!(f, " dkim=({dkim})"),
+                    None => Ok(()),
+                }
             }
             EventKind::Delivered(attempt) => line(f, "delivered", attempt),
             EventKind::Deferred {

@@ -38,6 +38,10 @@ pub enum EventKind {
         peer: Option<IpAddr>,
         /// For one of the relay's own reports: the message that it is about.
         about: Option<String>,
+        /// Who signed it, as `example.com: r1 rsa-sha256`, or `unsigned: ` and why; absent where no
+        /// domain has keys.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dkim: Option<String>,
     },
     /// A receiver took it.
     Delivered(Attempt),

@@ -464,6 +464,22 @@ fn field_len(block: &[u8]) -> usize {
     }
 }
 
+/// The fields of a block that was found in order: each one's name, without white space behind it, and its
+/// value, from behind the colon to its CRLF.
+pub(crate) fn fields(block: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let field = block.get(at..).filter(|rest| !rest.is_empty())?;
+        let field = &field[..field_len(field)];
+        at += field.len();
+        Some(field)
+    })
+    .filter_map(|field| {
+        let (name, value) = split(field)?;
+        Some((name.trim_ascii_end(), &field[value]))
+    })
+}
+
 /// The name of a field and where its value is. None if there is no colon after a name, which is
 /// printable ASCII (RFC 5322 §2.2), white space behind it allowed.
 fn split(field: &[u8]) -> Option<(&[u8], Range<usize>)> {

@@ -15,10 +15,11 @@ use smtp_proto::server::Rejection;
 use smtp_proto::{BodyType, MailParams, ReversePath};
 
 use super::body::{HeaderFilter, Received};
-use crate::config::Credential;
+use crate::config::{Credential, SigningDomain};
 use crate::engine::{Refusal, Submission};
 use crate::id::MessageId;
 use crate::queue::message::{BODY_MEMORY_MAX, Body, BodyKind, Envelope, Origin, Recipient};
+use crate::sign::{self, Signing, Unsigned};
 
 /// The size of the pieces that go to the spool, in octets.
 const SPOOL_PIECE: usize = 64 * 1024;
@@ -74,6 +75,8 @@ pub(super) struct Content {
     expected: usize,
     /// The length of our and the message's header fields; none until they are complete.
     header_size: Option<u32>,
+    /// Its signatures, as far as they are; from when the header is complete.
+    signing: Result<Signing, Unsigned>,
 }
 
 impl Content {
@@ -93,6 +96,7 @@ impl Content {
             },
             expected: declared.filter(|_| !large).unwrap_or(0),
             header_size: None,
+            signing: Err(Unsigned::NotConfigured),
         }
     }
 
@@ -102,9 +106,13 @@ impl Content {
         piece: &[u8],
         credential: &Credential,
         received: &Received<'_>,
+        domains: &[Arc<SigningDomain>],
     ) -> Result<(), Refusal> {
         let body = self.filter.push(piece);
-        self.take_headers(credential, received)?;
+        self.take_headers(credential, received, domains)?;
+        if let Ok(signing) = &mut self.signing {
+            signing.push(body);
+        }
         self.buffer.extend_from_slice(body);
         Ok(())
     }
@@ -126,9 +134,10 @@ impl Content {
         transaction: &Transaction,
         origin: Origin,
         received: &Received<'_>,
+        domains: &[Arc<SigningDomain>],
     ) -> Result<(Option<Bytes>, Box<Submission>), Refusal> {
         self.filter.finish();
-        self.take_headers(&transaction.credential, received)?;
+        self.take_headers(&transaction.credential, received, domains)?;
         let kind = self.filter.kind();
         let binary = transaction.params.body == Some(BodyType::BinaryMime);
         if kind == BodyKind::Binary && !binary {
@@ -156,20 +165,23 @@ impl Content {
             smtputf8: transaction.smtputf8() || headers_utf8,
             recipients: transaction.recipients.clone(),
         };
-        let header_size = self.header_size.unwrap_or(0);
-        let id = transaction.id;
-        Ok((
-            last,
-            Box::new(Submission {
-                id,
-                origin,
-                envelope,
-                prefix: Bytes::new(),
-                body,
-                size,
-                header_size,
-            }),
-        ))
+        // Beginning is over: what is left is to end it, or the reason why it did not begin.
+        let signing = std::mem::replace(&mut self.signing, Err(Unsigned::NotConfigured));
+        let signed = signing.and_then(|signing| signing.finish(kind, received.time));
+        let mut submission = Box::new(Submission {
+            id: transaction.id,
+            origin,
+            envelope,
+            prefix: Bytes::new(),
+            dkim: sign::told(&signed),
+            body,
+            size,
+            header_size: self.header_size.unwrap_or(0),
+        });
+        if let Ok(signed) = signed {
+            submission.put_before(signed.fields);
+        }
+        Ok((last, submission))
     }
 
     /// Once they are complete: checks the header fields and writes ours and them.
@@ -177,6 +189,7 @@ impl Content {
         &mut self,
         credential: &Credential,
         received: &Received<'_>,
+        domains: &[Arc<SigningDomain>],
     ) -> Result<(), Refusal> {
         let (Some(headers), None) = (self.filter.headers(), self.header_size) else {
             return Ok(());
@@ -192,6 +205,7 @@ impl Content {
             .reserve(ours.len() + self.expected.max(headers.kept().len()));
         self.buffer.extend_from_slice(ours.as_bytes());
         self.buffer.extend_from_slice(headers.kept());
+        self.signing = Signing::begin(domains, headers.from(), &self.buffer);
         // The filter takes 256 KiB of header at most.
         self.header_size = Some(u32::try_from(self.buffer.len()).unwrap_or(u32::MAX));
         Ok(())

@@ -234,9 +234,14 @@ pub fn prepare(
         time: now.unix,
     };
     let mut content = Content::new(Some(message.len() as u64));
-    content.push(&message, &transaction.credential, &received)?;
+    content.push(
+        &message,
+        &transaction.credential,
+        &received,
+        &config.domains,
+    )?;
     let spilled = content.spill();
-    let (last, submission) = content.finish(&transaction, origin, &received)?;
+    let (last, submission) = content.finish(&transaction, origin, &received, &config.domains)?;
     let spool = match (spilled, last) {
         (Some(spilled), Some(last)) => Some([spilled, last].concat().into()),
         (spilled, last) => spilled.or(last),

@@ -133,9 +133,10 @@ impl Session {
             return self.confused();
         };
         let received = self.received(transaction);
+        let domains = &self.setup.config.domains;
         match transfer
             .content
-            .push(piece, &transaction.credential, &received)
+            .push(piece, &transaction.credential, &received, domains)
         {
             Ok(()) => {
                 if let Some(piece) = transfer.content.spill() {
@@ -168,9 +169,10 @@ impl Session {
             credential: Some(transaction.credential.name.clone()),
             peer: Some(self.client_ip()),
         };
+        let domains = &self.setup.config.domains;
         match transfer
             .content
-            .finish(transaction, origin, &self.received(transaction))
+            .finish(transaction, origin, &self.received(transaction), domains)
         {
             Ok((Some(last), submission)) => {
                 self.spool(&mut transfer, last, Some(submission));

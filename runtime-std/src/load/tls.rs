@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use relay_core::channel::{ClientTls, ServerTls};
 use relay_core::config::{ConfigError, FileWanted};
+use relay_core::sign::Key;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use smtp_proto::Domain;
@@ -96,12 +97,13 @@ fn private_key(
     })
 }
 
-/// A DKIM key must be readable now, even while nothing signs with it.
-pub(super) fn check_signing_key(
+/// A key of `[[domain.dkim]]`.
+pub(super) fn signing_key(
     file: &FileWanted,
     warnings: &mut Vec<String>,
-) -> Result<(), ConfigError> {
-    private_key(file, warnings).map(drop)
+) -> Result<Key, ConfigError> {
+    let key = private_key(file, warnings)?;
+    Key::new(key).map_err(|why| problem(file, &why.to_string()))
 }
 
 /// The self-signed certificate in the data directory; made if it is not there or cannot be used.

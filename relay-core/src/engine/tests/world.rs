@@ -380,6 +380,7 @@ impl World {
             },
             envelope,
             prefix: Bytes::new(),
+            dkim: None,
             body: Body::Memory(Bytes::from_static(b"Subject: x\r\n\r\nHello\r\n")),
             size: 21,
             header_size: 14,

@@ -1,8 +1,10 @@
 use smtp_proto::{MailParams, ReversePath};
 
 use super::*;
+use crate::config::{DkimKey, SigningDomain};
 use crate::inbound::direct::{Draft, Prepared, prepare};
-use crate::queue::message::{BODY_MEMORY_MAX, Recipient};
+use crate::queue::message::{BODY_MEMORY_MAX, BodyKind, Recipient};
+use crate::sign::{self, Key};
 
 fn draft(message: &str) -> Draft {
     Draft {
@@ -65,6 +67,52 @@ fn a_large_message_is_for_the_spool() {
     let spool = prepared.spool.unwrap();
     assert_eq!(spool.len() as u64, prepared.submission.size);
     assert!(spool.ends_with(body.as_bytes()));
+}
+
+/// Signatures stand before all that is stored, wherever that is, and count in the sizes.
+#[test]
+fn a_message_of_a_domain_with_keys_is_signed() {
+    let mut config = (*config(ListenerTls::None)).clone();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let key = Key::new(key.serialize_der().try_into().unwrap()).unwrap();
+    config.domains = vec![Arc::new(SigningDomain {
+        name: "example.com".parse().unwrap(),
+        keys: vec![DkimKey {
+            selector: "e1".into(),
+            key_file: "".into(),
+            key: Some(key),
+        }],
+    })];
+    let unix = UnixTime::from_secs(1_795_471_531);
+    let now = Now {
+        instant: Instant::default(),
+        unix,
+    };
+    let id = MessageId::from_u64(1);
+    for (from, by) in [
+        ("a@example.com", "example.com: e1 ed25519-sha256"),
+        (
+            "a@example.org",
+            "unsigned: no [[domain]] with keys is example.org or above it",
+        ),
+    ] {
+        for lines in [0, 3, BODY_MEMORY_MAX / 8] {
+            let text = format!("From: {from}\nBcc: x@y\n\n{}", "a  b .\n".repeat(lines));
+            let Prepared { spool, submission } = prepare(&config, draft(&text), id, now).unwrap();
+            let stored = match &submission.body {
+                Body::Memory(bytes) => bytes.clone(),
+                Body::Spooled => spool.unwrap(),
+            };
+            let header = memchr::memmem::find(&stored, b"\r\n\r\n").unwrap() + 4;
+            let signed = sign::sign(&config.domains, &stored, BodyKind::SevenBit, unix);
+            let prefix = signed.map(|signed| signed.fields).unwrap_or_default();
+            assert_eq!(submission.prefix, prefix);
+            assert_eq!(prefix.is_empty(), by.starts_with("unsigned"));
+            assert_eq!(submission.size, (prefix.len() + stored.len()) as u64);
+            assert_eq!(submission.header_size as usize, prefix.len() + header);
+            assert_eq!(submission.dkim.as_deref(), Some(by));
+        }
+    }
 }
 
 #[test]
