@@ -257,6 +257,50 @@ fn a_password_file_holds_one_line() {
 }
 
 #[test]
+fn signing_keys_are_read_and_judged() {
+    let directory = Directory::new();
+    let made = |algorithm| {
+        rcgen::KeyPair::generate_for(algorithm)
+            .unwrap()
+            .serialize_pem()
+    };
+    directory.write("e1.pem", &made(&rcgen::PKCS_ED25519));
+    directory.write("p256.pem", &made(&rcgen::PKCS_ECDSA_P256_SHA256));
+    directory.write("text.pem", "no key\n");
+    let section = |file: &str| {
+        let key = format!("[[domain.dkim]]\nselector = \"e1\"\nkey_file = \"{file}\"\n");
+        directory.options(&format!("[[domain]]\nname = \"example.com\"\n{key}"))
+    };
+    let options = section("e1.pem");
+    let first = load(&options, Purpose::Start).unwrap().config;
+    let key = first.domains[0].keys[0].key.as_ref().unwrap();
+    assert!(key.record().starts_with("v=DKIM1; k=ed25519; p="));
+
+    // Another key in the same file is in force after a reload, and is told.
+    directory.write("e1.pem", &made(&rcgen::PKCS_ED25519));
+    let second = load(&options, Purpose::Reload).unwrap().config;
+    assert_eq!(first.diff(&second), ["domain example.com: changed"]);
+
+    for (file, words) in [
+        (
+            "p256.pem",
+            "is a key of another kind; needed: RSA of 2048 bits or more, or Ed25519",
+        ),
+        ("text.pem", "holds no PEM private key"),
+        ("absent.pem", "cannot be read: "),
+    ] {
+        let options = section(file);
+        let errors = errors(&directory, &options);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let place = "relay.toml:5: domain.dkim.key_file: ";
+        assert!(
+            errors[0].contains(place) && errors[0].contains(words),
+            "{errors:?}"
+        );
+    }
+}
+
+#[test]
 fn a_data_directory_that_cannot_be_used_is_an_error() {
     let directory = Directory::new();
     let file = directory.write("file", "");

@@ -72,7 +72,7 @@ fn a_large_message_is_for_the_spool() {
 /// Signatures stand before all that is stored, wherever that is, and count in the sizes.
 #[test]
 fn a_message_of_a_domain_with_keys_is_signed() {
-    let mut config = (*config(ListenerTls::None)).clone();
+    let mut config = config(ListenerTls::None);
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let key = Key::new(key.serialize_der().try_into().unwrap()).unwrap();
     config.domains = vec![Arc::new(SigningDomain {
