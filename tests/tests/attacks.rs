@@ -35,8 +35,12 @@ catalogue! {
     auth_01 auth_01b auth_02 auth_03 auth_04 auth_04b auth_06 auth_06b auth_08 auth_08b auth_09
     auth_10 auth_11 auth_13
     tls_01 tls_02 tls_05 tls_06 tls_07 tls_08 tls_09 tls_11 tls_12
+    out_01 out_02 out_03
+    cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_12 cli_14 cli_15
     hdr_01 hdr_04 hdr_05 hdr_05b hdr_06
-    loop_01 loop_01b
+    dns_07 dns_08
+    loop_01 loop_01b loop_02
+    dsn_01 dsn_02 dsn_04 dsn_04b
     res_01 res_02 res_05 res_05b res_08
 }
 

@@ -20,6 +20,7 @@ mod commands;
 mod dialogue;
 mod outbound;
 mod relay;
+mod reports;
 mod sessions;
 mod sink;
 mod submission;
@@ -117,8 +118,8 @@ impl Got {
 }
 
 /// The catalogue's groups.
-const GROUPS: [&str; 11] = [
-    "EOD", "CMD", "BDAT", "AUTH", "TLS", "OUT", "CLI", "HDR", "LOOP", "DSN", "RES",
+const GROUPS: [&str; 12] = [
+    "EOD", "CMD", "BDAT", "AUTH", "TLS", "OUT", "CLI", "HDR", "DNS", "LOOP", "DSN", "RES",
 ];
 
 /// Every row, in the order of the catalogue.
@@ -130,6 +131,7 @@ pub fn rows() -> Vec<Row> {
         sessions::rows(),
         submission::rows(),
         outbound::rows(),
+        reports::rows(),
     ];
     let mut rows: Vec<Row> = groups.into_iter().flatten().collect();
     rows.sort_by_key(|row| order(row.id));

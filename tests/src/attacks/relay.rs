@@ -12,12 +12,13 @@ use relay_core::config::{
     Config, Credential, DomainPattern, HostPort, Listener, ListenerTls, Route, SenderPattern,
     TlsLevel, Verifier, parse_network,
 };
+use relay_core::engine::Refusal;
 use relay_core::events::{DeliveryEvent, EventKind};
-use runtime_smol::threads::Smol;
+use relay_core::id::MessageId;
+use relay_core::inbound::direct::Draft;
+use runtime_smol::threads::Threads;
 use runtime_std::hub::{EventSink, Hub, Options};
 use runtime_std::load::Loaded;
-use runtime_std::relay::Threaded;
-use runtime_std::runtime::{Running, Runtime as _};
 use runtime_std::store::{self, SegmentStore, StdDisk};
 use smtp_proto::Domain;
 
@@ -70,9 +71,15 @@ impl Door {
     }
 }
 
+/// One of the two, as an embedder holds it.
+enum Running {
+    Threads(runtime_std::Relay),
+    Smol(runtime_smol::Relay, Threads),
+}
+
 /// A relay. It ends, and its directory goes, when this is dropped.
 pub(super) struct Relay {
-    running: Option<Box<dyn Running>>,
+    running: Option<Running>,
     hub: Arc<Hub>,
     addresses: Vec<SocketAddr>,
     events: Arc<Events>,
@@ -120,12 +127,20 @@ impl Relay {
             ..Options::default()
         };
         let running = match runtime {
-            Runtime::Threads => Threaded.start(loaded, options),
-            Runtime::Smol => Smol.start(loaded, options),
-        }?;
+            Runtime::Threads => Running::Threads(runtime_std::Relay::start_with(loaded, options)?),
+            Runtime::Smol => {
+                let threads = Threads::start()?;
+                let relay = runtime_smol::Relay::start_with(threads.executor(), loaded, options)?;
+                Running::Smol(relay, threads)
+            }
+        };
+        let (hub, addresses) = match &running {
+            Running::Threads(relay) => (relay.hub(), relay.addresses()),
+            Running::Smol(relay, _) => (relay.hub(), relay.addresses()),
+        };
         Ok(Self {
-            hub: Arc::clone(running.hub()),
-            addresses: running.addresses().to_vec(),
+            hub: Arc::clone(hub),
+            addresses: addresses.to_vec(),
             running: Some(running),
             events,
             dir,
@@ -164,6 +179,15 @@ impl Relay {
         }
         client.expect("QUIT", 221)?;
         Ok(())
+    }
+
+    /// Hands in a message as a program does that embeds the relay.
+    pub(super) fn embed(&self, draft: Draft) -> Result<Result<MessageId, Refusal>, Trouble> {
+        match &self.running {
+            Some(Running::Threads(relay)) => Ok(relay.submit(draft)),
+            Some(Running::Smol(relay, _)) => Ok(smol::block_on(relay.submit(draft))),
+            None => Err("the relay is gone".into()),
+        }
     }
 
     /// What `status` shows.
@@ -258,8 +282,14 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.shut_down(Duration::from_millis(200));
+        let grace = Duration::from_millis(200);
+        match self.running.take() {
+            Some(Running::Threads(relay)) => drop(relay.shut_down(grace)),
+            Some(Running::Smol(relay, threads)) => {
+                smol::block_on(relay.shut_down(grace));
+                threads.stop();
+            }
+            None => {}
         }
         // It is in a directory for temporary files.
         let _ = fs::remove_dir_all(&self.dir);
