@@ -33,7 +33,6 @@ class Relay:
         self.port, self.tls_port, self.plain_port = free_port(), free_port(), free_port()
         self.user, self.secret = "app", ""
         self.child = None
-        self.starts = 0
         sections = {
             "delivery": {"retry": "1s, 2s*", "expire": "1h", "prohibited_hosts": [], "ip_families": "ipv4"},
             "limits": {"connections_per_ip": 5000},
@@ -91,12 +90,15 @@ class Relay:
 
     def start(self, timeout=20):
         """Starts `serve` and waits for the greeting; returns how long that took."""
-        check(self.child is None or not self.child.running(), "the relay runs already")
-        self.starts += 1
         started = time.monotonic()
-        self.child = Child([self.binary, "serve", "--config", self.file, "--log", "json"], self.home / "relay.log", cwd=self.home)
+        self.spawn()
         wait_for(f"{self.name} greets", self._greets, timeout, 0.01)
         return time.monotonic() - started
+
+    def spawn(self):
+        """Starts `serve`, and does not wait for it."""
+        check(self.child is None or not self.child.running(), "the relay runs already")
+        self.child = Child([self.binary, "serve", "--config", self.file, "--log", "json"], self.home / "relay.log", cwd=self.home)
 
     def _greets(self):
         if not self.child.running():
