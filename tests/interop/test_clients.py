@@ -6,12 +6,15 @@ What arrives there is what was sent, octet by octet, after the headers that were
 
 import email
 import email.policy
+import fcntl
 import itertools
 import os
+import pathlib
 import smtplib
+import tempfile
 
 from harness import clients, messages
-from harness.base import Failed, check, has_tool, must, tool, wait_for
+from harness.base import Child, Failed, banner, check, listening, must, tool, wait_for
 from harness.relay import Relay, queued_id
 
 RECIPIENTS = ["a@sink.test", "b@postfix.test"]
@@ -178,14 +181,20 @@ def quiet_log(setting):
 
 def embedded_default(world):
     """The command that a newcomer types first. Nothing is sent: its receivers would be real ones."""
-    from harness.base import Child, banner, listening
+    # Its ports are fixed: another run of these tests may be at it too.
+    with open(pathlib.Path(tempfile.gettempdir()) / "smtp-relay-interop.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try_default(world)
+
+
+def try_default(world):
     ports = (2587, 2465, 8587)
     check(not any(listening("127.0.0.1", port) for port in ports), "one of the default ports is taken:", ports)
     home = world.folder.make("default")
     with open(home / "out", "wb") as out:
         child = Child([world.binary, "serve"], home / "err", stdout=out, cwd=home)
     try:
-        wait_for("the default listener greets", lambda: _greets(banner, 2587), 20)
+        wait_for("the default listener greets", lambda: _greets(2587), 20)
         said = lambda: (home / "out").read_text() + child.text()
         text = wait_for("a line to try it with swaks", lambda: "swaks" in said() and said(), 5)
         check((home / "relay-data").is_dir(), "no ./relay-data")
@@ -204,7 +213,7 @@ def embedded_default(world):
     check(child.process.returncode == 0, "it ended with", child.process.returncode)
 
 
-def _greets(banner, port):
+def _greets(port):
     try:
         return banner("127.0.0.1", port).startswith(b"220")
     except OSError:

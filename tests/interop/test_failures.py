@@ -405,8 +405,8 @@ def dsn(setting, case, ident, message):
     parsed = email.message_from_bytes(mail.data, policy=email.policy.default)
     words, status, original = parsed.iter_parts()
     # email does not know that a message/global-headers may be in base64. RFC 6532 §3.7.
-    known = [parsed, words, status] + [original] * (not original.get_content_type().startswith("message/global"))
-    defects = [defect for part in known for inner in part.walk() for defect in inner.defects if part is not parsed or inner is parsed]
+    known = [words, status] + [original] * (not original.get_content_type().startswith("message/global"))
+    defects = [*parsed.defects, *(defect for part in known for inner in part.walk() for defect in inner.defects)]
     check(not defects, "email finds defects:", defects)
     check(parsed.get_content_type() == "multipart/report", parsed.get_content_type())
     check(parsed.get_param("report-type") == "delivery-status", "report-type is", parsed.get_param("report-type"))
