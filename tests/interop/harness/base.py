@@ -137,10 +137,15 @@ def has_tool(name):
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is not None
 
 
+_given = set()
+
+
 def free_port(hosts=("127.0.0.1",), kinds=(socket.SOCK_STREAM, socket.SOCK_DGRAM)):
     """A port that is free on all of these hosts, below the range that the kernel hands out."""
     for _ in range(200):
         port = random.randrange(12000, 30000)
+        if port in _given:
+            continue
         try:
             for host in hosts:
                 for kind in kinds:
@@ -148,6 +153,7 @@ def free_port(hosts=("127.0.0.1",), kinds=(socket.SOCK_STREAM, socket.SOCK_DGRAM
                         if kind == socket.SOCK_STREAM:
                             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                         probe.bind((host, port))
+            _given.add(port)
             return port
         except OSError:
             continue
