@@ -33,7 +33,7 @@ catalogue! {
     bdat_01 bdat_02 bdat_03 bdat_04 bdat_05 bdat_07 bdat_08 bdat_09 bdat_11 bdat_12 bdat_13
     bdat_15 bdat_15b bdat_16 bdat_16b bdat_17 bdat_17b bdat_18 bdat_18b bdat_20 bdat_22
     auth_01 auth_01b auth_02 auth_03 auth_04 auth_04b auth_06 auth_06b auth_08 auth_08b auth_09
-    auth_10 auth_11 auth_13
+    auth_10 auth_11 auth_13 auth_14
     tls_01 tls_02 tls_05 tls_06 tls_07 tls_08 tls_09 tls_11 tls_12
     out_01 out_02 out_03
     cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_12 cli_14 cli_15

@@ -158,9 +158,10 @@ impl Dialogue {
         let mut client = self.begin(relay, way)?;
         if by_octet {
             // Over implicit TLS each record is cut, over STARTTLS each octet has a record of its own.
-            match way {
-                Way::Implicit => client.segment = 1,
-                _ => client.record = 1,
+            if way == Way::Implicit {
+                client.segment = 1;
+            } else {
+                client.record = 1;
             }
         }
         // The relay may close before all is written: then the replies tell.

@@ -18,7 +18,10 @@ mod bodies;
 mod client;
 mod commands;
 mod dialogue;
+mod leaving;
+mod logins;
 mod outbound;
+pub mod random;
 mod relay;
 mod reports;
 mod sessions;
@@ -130,6 +133,8 @@ pub fn rows() -> Vec<Row> {
         commands::rows(),
         sessions::rows(),
         submission::rows(),
+        logins::rows(),
+        leaving::rows(),
         outbound::rows(),
         reports::rows(),
     ];

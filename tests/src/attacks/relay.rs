@@ -272,12 +272,6 @@ impl Relay {
     pub(super) fn events(&self) -> Vec<DeliveryEvent> {
         self.events.lock().clone()
     }
-
-    /// What the threads or tasks share.
-    #[must_use]
-    pub(super) fn hub(&self) -> &Arc<Hub> {
-        &self.hub
-    }
 }
 
 impl Drop for Relay {
