@@ -38,7 +38,7 @@ class World:
         self.postfix = None
         if os.geteuid() == 0:
             certificate = self.authority.issue("mx.postfix.test", ["DNS:mx.postfix.test"])
-            self.postfix = peers.Postfix(folder, POSTFIX, self.port, ["postfix.test"], certificate)
+            self.postfix = peers.PostfixMaildir(folder, POSTFIX, self.port, ["postfix.test"], certificate)
 
 
 def main():
@@ -55,7 +55,8 @@ def main():
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = {name: pool.submit(TESTS[name].run, world, report) for name in given.only.split(",")}
     for name, future in running.items():
-        report.case(f"{given.case}{name} runs to its end", future.result)
+        if future.exception():
+            report.fail(f"{name}: setting up", repr(future.exception()))
     return report.end()
 
 

@@ -69,35 +69,63 @@ postlog   unix-dgram n  -       n       -       1       postlogd
 
 
 class Postfix:
-    """A Postfix of our own: final destination for `domains`, delivering into one maildir. Needs root."""
+    """A Postfix of our own, with these lines in main.cf and master.cf beside what any needs. Needs root."""
 
-    line_end = b"\n"
-
-    def __init__(self, folder, host, port, domains, certificate=None):
+    def __init__(self, folder, main, listeners):
         self.home = folder.make("postfix")
-        self.etc, self.spool = folder.make("postfix/etc"), folder.make("postfix/spool")
-        data, boxes = folder.make("postfix/data"), folder.make("postfix/boxes")
+        self.etc, spool, data = folder.make("postfix/etc"), folder.make("postfix/spool"), folder.make("postfix/data")
+        self.spool = spool
         self.log = self.home / "maillog"
+        self.log.touch()
         must(["chown", "postfix", data])
-        must(["chown", "nobody", boxes])
-        self.maildir = boxes / "all" / "new"
-        tls = "smtpd_tls_security_level = none\n"
-        if certificate:
-            tls = f"smtpd_tls_security_level = may\nsmtpd_tls_chain_files = {certificate[1]}, {certificate[0]}\n"
-        uid = must(["id", "-u", "nobody"]).decode().strip()
+        daemons = must([tool("postconf"), "-d", "-h", "daemon_directory"]).decode().strip()
         (self.etc / "main.cf").write_text(f"""compatibility_level = 3.6
-queue_directory = {self.spool}
+queue_directory = {spool}
 data_directory = {data}
 command_directory = /usr/sbin
-daemon_directory = {self._daemons()}
+daemon_directory = {daemons}
 mail_owner = postfix
 setgid_group = postdrop
-myhostname = mx.postfix.test
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 mydestination =
-mynetworks =
 alias_maps =
+smtpd_peername_lookup = no
+smtpd_client_connection_count_limit = 0
+smtpd_client_connection_rate_limit = 0
+smtputf8_enable = yes
+maillog_file = {self.log}
+maillog_file_prefixes = /
+biff = no
+{main}""")
+        (self.etc / "master.cf").write_text("\n".join(listeners) + SERVICES)
+        code, out, err = run([tool("postfix"), "-c", self.etc, "start"])
+        check(code == 0, "postfix start:", (out + err).decode(errors="replace"), self.log.read_text())
+        atexit.register(self.stop)
+        host, port = listeners[0].split()[0].split(":")
+        wait_for("Postfix listens", lambda: greets(None, host, port), 15)
+
+    @property
+    def pid(self):
+        return int((self.spool / "pid" / "master.pid").read_text())
+
+    def stop(self):
+        run([tool("postfix"), "-c", self.etc, "stop"])
+
+
+class PostfixMaildir(Postfix):
+    """The final destination of `domains`: all their mail goes into one maildir."""
+
+    line_end = b"\n"
+
+    def __init__(self, folder, host, port, domains, certificate):
+        boxes = folder.make("postfix-boxes")
+        must(["chown", "nobody", boxes])
+        self.maildir = boxes / "all" / "new"
+        self.seen = {}
+        uid = must(["id", "-u", "nobody"]).decode().strip()
+        super().__init__(folder, f"""myhostname = mx.postfix.test
+mynetworks =
 virtual_mailbox_domains = {', '.join(domains)}
 virtual_mailbox_base = {boxes}
 virtual_mailbox_maps = static:all/
@@ -107,29 +135,9 @@ virtual_mailbox_limit = 0
 mailbox_size_limit = 0
 message_size_limit = 104857600
 smtpd_recipient_restrictions = reject_unauth_destination
-smtpd_peername_lookup = no
-smtpd_client_connection_count_limit = 0
-smtputf8_enable = yes
-maillog_file = {self.log}
-maillog_file_prefixes = /
-biff = no
-{tls}""")
-        services = "".join(f"{line}\n" for line in SERVICES.strip().splitlines())
-        (self.etc / "master.cf").write_text(f"{host}:{port} inet n - n - - smtpd\n{services}")
-        self.start = [tool("postfix"), "-c", self.etc, "start"]
-        self.log.touch()
-        code, out, err = run(self.start)
-        check(code == 0, "postfix start:", (out + err).decode(errors="replace"), self.log.read_text())
-        atexit.register(self.stop)
-        wait_for("Postfix listens", lambda: greets(None, host, port), 15)
-        self.seen = {}
-
-    @staticmethod
-    def _daemons():
-        return must([tool("postconf"), "-d", "-h", "daemon_directory"]).decode().strip()
-
-    def stop(self):
-        run([tool("postfix"), "-c", self.etc, "stop"])
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = {certificate[1]}, {certificate[0]}
+""", [f"{host}:{port} inet n - n - - smtpd"])
 
     def find(self, text):
         if not self.maildir.is_dir():

@@ -23,9 +23,9 @@ class Report:
         try:
             call(*args)
         except Failed as why:
-            return self._fail(name, str(why))
+            return self.fail(name, str(why))
         except Exception:  # a bug of the tests must not hide the cases after it
-            return self._fail(name, traceback.format_exc())
+            return self.fail(name, traceback.format_exc())
         self.passed += 1
         print(f"ok    {name} ({time.monotonic() - started:.1f} s)", flush=True)
         return True
@@ -34,7 +34,8 @@ class Report:
         self.skipped += 1
         print(f"skip  {name}: {why}", flush=True)
 
-    def _fail(self, name, why):
+    def fail(self, name, why):
+        """Notes a failure; false."""
         self.failed.append(name)
         print(f"FAIL  {name}\n      " + why.strip().replace("\n", "\n      "), flush=True)
         return False
