@@ -23,7 +23,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::available_parallelism;
 
 pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError};
@@ -70,6 +70,7 @@ pub struct Hub {
     next_id: AtomicU64,
     stopping: AtomicBool,
     drained: Arc<Slot<()>>,
+    admin_address: OnceLock<SocketAddr>,
     me: Weak<Self>,
 }
 
@@ -98,6 +99,7 @@ impl Hub {
         spawn: Box<dyn Spawn>,
     ) -> Result<Arc<Self>, StartError> {
         let clock = Clock::new();
+        let loaded = with_check(loaded, options.credential_check.is_some());
         let config = Arc::clone(&loaded.config);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
@@ -142,6 +144,7 @@ impl Hub {
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             drained: Slot::new(),
+            admin_address: OnceLock::new(),
             me: me.clone(),
         });
         hub.store.start(Arc::new(Sink(Arc::downgrade(&hub))))?;
@@ -156,7 +159,18 @@ impl Hub {
     pub fn bind_admin(&self) -> io::Result<(UnixListener, Option<TcpListener>)> {
         let config = Arc::clone(&self.loaded().config);
         let unix = listen::bind_admin(&config.data_dir)?;
-        Ok((unix, config.admin.map(listen::bind).transpose()?))
+        let tcp = config.admin.map(listen::bind).transpose()?;
+        if let Some(tcp) = &tcp {
+            let address = tcp.local_addr()?;
+            self.admin_address.get_or_init(|| address);
+        }
+        Ok((unix, tcp))
+    }
+
+    /// Where administrators connect over TCP; none if they cannot.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address.get().copied()
     }
 
     /// The clock that every input is stamped with.
@@ -203,6 +217,7 @@ impl Hub {
     /// Puts a loaded configuration in force, for new sessions and deliveries. Listeners and the data
     /// directory stay as they are. Says what changed.
     pub fn apply(&self, loaded: Loaded) -> Vec<String> {
+        let loaded = with_check(loaded, self.credential_check.is_some());
         let config = Arc::clone(&loaded.config);
         let old = std::mem::replace(&mut *lock(&self.loaded), Arc::new(loaded));
         self.with_resolver(|resolver| {
@@ -456,6 +471,14 @@ impl Hub {
             Output::Report(due) => self.write_report(due),
         }
     }
+}
+
+/// What was loaded, for a relay whose embedder checks passwords, or does not.
+fn with_check(mut loaded: Loaded, external: bool) -> Loaded {
+    if loaded.config.external_credentials != external {
+        Arc::make_mut(&mut loaded.config).external_credentials = external;
+    }
+    loaded
 }
 
 /// The hub as its store sees it. Weak, since the hub owns the store.

@@ -54,7 +54,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Who may send.
     pub credentials: Vec<Arc<Credential>>,
-    /// The embedder checks passwords itself; only PLAIN and LOGIN are offered then.
+    /// The embedder checks passwords itself; only PLAIN and LOGIN are offered then. A runtime sets it
+    /// when it is given a check.
     pub external_credentials: bool,
     /// Bounds.
     pub limits: Limits,

@@ -1,7 +1,7 @@
 //! Destinations with a way of their own.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use smtp_proto::Domain;
@@ -24,6 +24,21 @@ pub struct Route {
     pub password_file: Option<PathBuf>,
     /// The password, read by the loader from `password_file`.
     pub password: Option<String>,
+}
+
+impl Route {
+    /// To these hosts, with the TLS of `[delivery]` and without a login.
+    #[must_use]
+    pub const fn new(domain: DomainPattern, hosts: Vec<HostPort>) -> Self {
+        Self {
+            domain,
+            hosts,
+            tls: None,
+            username: None,
+            password_file: None,
+            password: None,
+        }
+    }
 }
 
 impl fmt::Debug for Route {
@@ -80,6 +95,15 @@ pub struct HostPort {
     pub host: String,
     /// The port.
     pub port: u16,
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            host: address.ip().to_string(),
+            port: address.port(),
+        }
+    }
 }
 
 impl HostPort {

@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -200,6 +201,14 @@ pub struct Refusal {
     /// Close the connection after it (421).
     pub close: bool,
 }
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.why, self.text)
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 /// What a new delivery starts with.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smtp_proto::server::Rejection;
-use smtp_proto::{BodyType, MailParams, ReversePath};
+use smtp_proto::{BodyType, MailParams, Mailbox, ReversePath};
 
 use super::body::Received;
 use super::content::{Content, Transaction};
@@ -45,6 +45,29 @@ pub struct Draft {
     /// Header fields, an empty line, the body. Lines may end in LF: each is made to end in CRLF, unless
     /// `params` say BINARYMIME.
     pub message: Vec<u8>,
+}
+
+impl Draft {
+    /// A message of the program itself; failures are reported to `from`.
+    #[must_use]
+    pub fn new(
+        from: Mailbox,
+        to: impl IntoIterator<Item = Mailbox>,
+        message: impl Into<Vec<u8>>,
+    ) -> Self {
+        let recipient = |to| Recipient {
+            to,
+            notify: None,
+            orcpt: None,
+        };
+        Self {
+            credential: None,
+            from: ReversePath::Mailbox(from),
+            params: MailParams::default(),
+            recipients: to.into_iter().map(recipient).collect(),
+            message: message.into(),
+        }
+    }
 }
 
 /// What a handover wants next.

@@ -131,7 +131,7 @@ fn print_hints(
         };
         writeln!(out, "  {address}  {tls}")?;
     }
-    if let Some(admin) = config.admin {
+    if let Some(admin) = running.hub().admin_address() {
         writeln!(out, "  http://{admin}/  status and queue")?;
     }
     if secret.is_none() {

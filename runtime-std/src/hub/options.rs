@@ -49,7 +49,7 @@ pub trait CredentialCheck: Send + Sync + 'static {
 pub struct Options {
     /// A store of its own in the place of the segment log.
     pub store: Option<Arc<dyn Store>>,
-    /// A credential check of its own; `Config::external_credentials` must be set too.
+    /// A credential check of its own. The verifiers of the configuration are not used then.
     pub credential_check: Option<Arc<dyn CredentialCheck>>,
     /// Who hears of every delivery event.
     pub events: Vec<Arc<dyn EventSink>>,
