@@ -22,7 +22,6 @@ fn count(of: &str) -> usize {
 fn starting_and_stopping_leaves_no_thread_no_descriptor_and_no_lock() {
     for kind in BOTH {
         let (dir, receiver) = (Dir::new(), Receiver::start());
-        receiver.hang(true);
         // What a process makes once and keeps, such as the reactor of async-io.
         round(kind, &dir, &receiver);
         settle();
@@ -30,8 +29,11 @@ fn starting_and_stopping_leaves_no_thread_no_descriptor_and_no_lock() {
         for _ in 0..5 {
             round(kind, &dir, &receiver);
         }
-        let is_as_before = || count("task") <= before.0 && count("fd") <= before.1;
-        until("threads and descriptors are gone", is_as_before);
+        let as_before = || count("task") <= before.0 && count("fd") <= before.1;
+        until(
+            &format!("{kind:?}: {before:?} threads and descriptors again"),
+            as_before,
+        );
     }
 }
 
@@ -63,12 +65,15 @@ fn round(kind: Kind, dir: &Dir, receiver: &Receiver) {
     busy.expect("RCPT TO:<b@example.net>", "250 ");
     busy.expect("DATA", "354 ");
     let admin = std::os::unix::net::UnixStream::connect(dir.path().join("admin.sock")).unwrap();
+    receiver.hang(true);
     relay.submit(draft("stuck")).unwrap();
     until("a delivery is stuck", || receiver.is_hanging());
     assert!(
         !relay.shut_down(Duration::from_millis(50)),
         "{kind:?}: not in time"
     );
-    assert!(idle.reply().starts_with("421 4.3.2 "), "{kind:?}");
+    let reply = idle.reply();
+    assert!(reply.starts_with("421 4.3.2 "), "{kind:?}: {reply:?}");
+    receiver.hang(false);
     drop(admin);
 }

@@ -82,6 +82,7 @@ impl Client {
 
     /// The next whole reply, lines joined by LF; empty at the end of the connection.
     pub fn reply(&mut self) -> String {
+        let mut over = false;
         loop {
             let text = String::from_utf8_lossy(&self.heard).into_owned();
             let mut len = 0;
@@ -93,9 +94,10 @@ impl Client {
                     return text[..len].trim_end().replace("\r\n", "\n");
                 }
             }
-            if !self.read() {
+            if over {
                 return text;
             }
+            over = !self.read();
         }
     }
 
