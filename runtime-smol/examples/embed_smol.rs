@@ -87,7 +87,13 @@ async fn receive(mut stream: TcpStream) -> io::Result<()> {
                     println!("received:\n{}", String::from_utf8_lossy(octets));
                 }
                 Event::Reset | Event::BodyRefused(_) | Event::Quit => {}
-                _ => smtp.accept("", &mut wire).map_err(io::Error::other)?,
+                Event::Hello(_)
+                | Event::StartTls
+                | Event::Auth(_)
+                | Event::Mail(_)
+                | Event::Rcpt(_)
+                | Event::Data { .. }
+                | Event::BodyEnd => smtp.accept("", &mut wire).map_err(io::Error::other)?,
             }
         }
     }

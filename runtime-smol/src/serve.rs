@@ -180,9 +180,11 @@ pub(crate) async fn session_request(
         // The seat says it when it is dropped.
         inbound::Request::Engine(Ask::Bye) => inbound::Answer::Done,
         inbound::Request::Engine(ask) => inbound::Answer::Engine(seat.ask(ask).taken().await),
-        disk => {
+        other @ (inbound::Request::Spool(..)
+        | inbound::Request::Unspool(_)
+        | inbound::Request::CheckPassword { .. }) => {
             let hub = Arc::clone(seat.hub());
-            unblock(move || hub.session_request(disk)).await
+            unblock(move || hub.session_request(other)).await
         }
     }
 }
@@ -233,7 +235,7 @@ impl CarryOut<Delivery, TcpStream> for DeliveryRequests {
                 outbound::Answer::Next(self.seat.report(report).taken().await)
             }
             outbound::Request::Flush => outbound::Answer::Flushed,
-            disk => {
+            disk @ (outbound::Request::Load(..) | outbound::Request::ReadBody { .. }) => {
                 let hub = Arc::clone(hub);
                 unblock(move || hub.delivery_request(disk)).await
             }

@@ -314,7 +314,9 @@ fn session_request(seat: &SessionSeat, request: inbound::Request) -> inbound::An
         // The seat says it when it is dropped.
         inbound::Request::Engine(Ask::Bye) => inbound::Answer::Done,
         inbound::Request::Engine(ask) => inbound::Answer::Engine(seat.ask(ask).wait()),
-        disk => seat.hub().session_request(disk),
+        other @ (inbound::Request::Spool(..)
+        | inbound::Request::Unspool(_)
+        | inbound::Request::CheckPassword { .. }) => seat.hub().session_request(other),
     }
 }
 
@@ -350,7 +352,9 @@ fn run_delivery(mut delivery: Delivery, seat: &DeliverySeat, stop: &StopSignal) 
         }
         outbound::Request::Report(report) => outbound::Answer::Next(seat.report(report).wait()),
         outbound::Request::Flush => outbound::Answer::Flushed,
-        disk => hub.delivery_request(disk),
+        disk @ (outbound::Request::Load(..) | outbound::Request::ReadBody { .. }) => {
+            hub.delivery_request(disk)
+        }
     };
     drive(&mut delivery, None, hub.clock(), stop, None, carry_out);
 }

@@ -21,13 +21,14 @@ pub trait Spawn: Send + Sync + 'static {
     /// Start a delivery.
     fn delivery(&self, hub: &Arc<Hub>, id: DeliveryId, start: Box<Start>);
 
-    /// Find the mail exchangers of a domain, then hand in [`Input::Resolved`].
+    /// Find the mail exchangers of a domain, then hand in [`Input::Resolved`](relay_core::engine::Input::Resolved).
     fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String);
 
     /// Run something that may block on the disk.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>);
 
-    /// Call [`Hub::input`] with [`Input::Timeout`] at this time instead of at the one given before.
+    /// Call [`Hub::input`] with [`Input::Timeout`](relay_core::engine::Input::Timeout) at
+    /// this time instead of at the one given before.
     fn timer(&self, at: Option<Instant>);
 }
 

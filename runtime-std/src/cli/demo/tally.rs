@@ -124,12 +124,6 @@ impl Row {
 /// The rule, the reply or finding, and how the connection was protected.
 fn in_words(attempt: &Attempt) -> String {
     let reason = &attempt.reason;
-    // A host's text begins with its enhanced code.
-    let reply = match reason.code {
-        Some(code) if reason.text.starts_with(&reason.status) => format!("{code} {}", reason.text),
-        Some(code) => format!("{code} {} {}", reason.status, reason.text),
-        None => format!("{} {}", reason.status, reason.text),
-    };
     let evidence = &attempt.evidence;
     let channel = match (&evidence.tls, evidence.before.last()) {
         _ if evidence.address.is_none() || reason.stage == "connect" => String::new(),
@@ -143,5 +137,5 @@ fn in_words(attempt: &Attempt) -> String {
             format!(" ({version}, certificate: {certificate})")
         }
     };
-    format!("{}: {}{channel}", reason.rule, reply.trim())
+    format!("{}: {reason}{channel}", reason.rule)
 }
