@@ -214,7 +214,7 @@ def by_opendkim(setting, arrived):
     config, names, folder = setting.home / "opendkim.conf", setting.home / "names", setting.home / "messages"
     folder.mkdir()
     names.write_text("".join(f"{selector}._domainkey.{DOMAIN} {record}\n" for selector, record in setting.public.items()))
-    config.write_text(f"Mode v\nTestDNSData file:{names}\nSyslog no\nOnBadSignature reject\nOnNoSignature reject\n")
+    config.write_text(f"Mode v\nTestDNSData file:{names}\nSyslog no\n")
     for selector in KEYS:
         # OpenDKIM is content with one good signature: it gets them one by one.
         files = []
