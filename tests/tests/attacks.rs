@@ -29,14 +29,14 @@ catalogue! {
     eod_12c eod_13 eod_14 eod_15 eod_16 eod_17 eod_18 eod_19
     cmd_01 cmd_02 cmd_03 cmd_04 cmd_06 cmd_06b cmd_08 cmd_09 cmd_10 cmd_11 cmd_11b cmd_12 cmd_13
     cmd_14 cmd_14b cmd_15 cmd_15b cmd_17 cmd_18 cmd_19 cmd_21 cmd_22 cmd_24 cmd_25 cmd_25b
-    cmd_26 cmd_28 cmd_29 cmd_30 cmd_31 cmd_32 cmd_33 cmd_34 cmd_35 cmd_36 cmd_37
+    cmd_26 cmd_28 cmd_29 cmd_30 cmd_31 cmd_32 cmd_33 cmd_33b cmd_34 cmd_35 cmd_36 cmd_37
     bdat_01 bdat_02 bdat_03 bdat_04 bdat_05 bdat_07 bdat_08 bdat_09 bdat_11 bdat_12 bdat_13
     bdat_15 bdat_15b bdat_16 bdat_16b bdat_17 bdat_17b bdat_18 bdat_18b bdat_20 bdat_22
     auth_01 auth_01b auth_02 auth_03 auth_04 auth_04b auth_06 auth_06b auth_08 auth_08b auth_09
     auth_10 auth_11 auth_13 auth_14
     tls_01 tls_02 tls_05 tls_06 tls_07 tls_08 tls_09 tls_11 tls_12
     out_01 out_02 out_03
-    cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_12 cli_14 cli_15
+    cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_12 cli_14 cli_15 cli_16 cli_17
     hdr_01 hdr_04 hdr_05 hdr_05b hdr_06
     dns_07 dns_08
     loop_01 loop_01b loop_02

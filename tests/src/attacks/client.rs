@@ -50,7 +50,7 @@ pub(super) struct Client {
 }
 
 /// The next address of 127.64.0.0/10.
-fn source() -> Ipv4Addr {
+pub(super) fn source() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let next = NEXT.fetch_add(1, Ordering::Relaxed) & 0x003f_ffff;
     Ipv4Addr::from_bits(0x7f40_0000 | next)

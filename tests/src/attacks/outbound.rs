@@ -22,6 +22,8 @@ pub(super) fn rows() -> Vec<Row> {
         Row::scene("CLI-12", size),
         Row::scene("CLI-14", logins),
         Row::scene("CLI-15", endless_challenges),
+        Row::scene("CLI-16", replies_before_commands),
+        Row::scene("CLI-17", odd_offers),
     ]
 }
 
@@ -412,4 +414,48 @@ fn endless_challenges(runtime: Runtime) -> Result<String, Trouble> {
         got.push(format!("{mechanism} {}", fate.words()));
     }
     Ok(got.join(", "))
+}
+
+/// Replies that come before their commands answer nothing: no message is taken for delivered by them.
+fn replies_before_commands(runtime: Runtime) -> Result<String, Trouble> {
+    let mut got = Vec::new();
+    let eager = "250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go on\r\n250 2.0.0 taken\r\n";
+    for (stage, reply) in [
+        ("greeting", "220 mx ESMTP"),
+        ("ehlo", "250-mx\r\n250 PIPELINING"),
+        ("mail", "250 2.1.0 ok"),
+        ("rcpt", "250 2.1.5 ok"),
+    ] {
+        let both = format!("{reply}\r\n{eager}").into_bytes();
+        let script = Script::default().on(stage, vec![Act::Say(both)]);
+        // What comes after the RCPT is read and never answered.
+        let script = script.on("data", Vec::new()).on(".", Vec::new());
+        let (fate, _) = try_out(runtime, script)?;
+        ensure!(fate.what == "deferred", "{stage}: {fate:?}");
+        got.push(fate.attempt.reason.rule);
+    }
+    Ok(format!("deferred: {}", got.join(" ")))
+}
+
+/// What a host offers in its own words is ignored, and bounds nothing to nonsense.
+fn odd_offers(runtime: Runtime) -> Result<String, Trouble> {
+    let offers = [
+        "SIZE",
+        "SIZE 0",
+        "SIZE -1",
+        "SIZE 99999999999999999999999999",
+        "LIMITS RCPTMAX=0 MAILMAX=0",
+        "LIMITS RCPTMAX=99999999999999999999",
+        "PIPELINING yes",
+        "AUTH=LOGIN PLAIN",
+        "8bitmime",
+        "X-\u{e9}",
+        "",
+    ];
+    for offer in offers {
+        let (fate, notes) = try_out(runtime, Script::default().offers(&[offer]))?;
+        ensure!(fate.what == "delivered", "{offer:?}: {fate:?}");
+        ensure!(notes.faults.is_empty(), "{offer:?}: {:?}", notes.faults);
+    }
+    Ok(format!("delivered {} times", offers.len()))
 }

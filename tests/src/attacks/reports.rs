@@ -15,7 +15,7 @@ use super::outbound::fate;
 use super::relay::{Relay, route};
 use super::sink::{Script, Sink, Taken, say};
 use super::tls::HOSTNAME;
-use super::{Row, Runtime, Trouble, ensure};
+use super::{Row, Runtime, Trouble, client, ensure};
 
 pub(super) fn rows() -> Vec<Row> {
     vec![
@@ -70,16 +70,17 @@ fn message() -> Vec<u8> {
     format!("{HEADERS}body\r\n").into_bytes()
 }
 
-/// A port that nobody has now.
-fn free_port() -> Result<SocketAddr, Trouble> {
-    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+/// A place for a listener, at an address that is nobody else's: so is its port.
+fn own_place() -> Result<SocketAddr, Trouble> {
+    let socket = UdpSocket::bind((client::source(), 0))?;
+    Ok(socket.local_addr()?)
 }
 
 /// LOOP-02: a way that ends at one of our own listeners, or at our own name, is refused before it is
 /// tried. An MX is wrong for good; a route is the operator's, who can mend it.
 fn own_listener(runtime: Runtime) -> Result<String, Trouble> {
     let reports = Sink::start(Script::default())?;
-    let own = free_port()?;
+    let own = own_place()?;
     let mx = |host| Zone::new().mx("loop.example", 10, host);
     let by_address = mx("mx.loop.example").address("mx.loop.example", own.ip());
     let by_name = mx(HOSTNAME).address(HOSTNAME, "192.0.2.1".parse()?);

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use relay_core::config::parse_network;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, HandshakeKind};
 
@@ -16,6 +17,7 @@ pub(super) fn rows() -> Vec<Row> {
     let browser =
         "GET / HTTP/1.1\r\nCookie: HTTP/1.1 secret\r\n\r\nMAIL FROM:<a@client.example>\r\n";
     vec![
+        Row::scene("CMD-33b", proxied),
         Row::scene("TLS-06", close_notify),
         Row::scene("TLS-07", truncation),
         Row::scene("TLS-08", alpn),
@@ -55,6 +57,43 @@ fn nothing_queued(relay: &Relay) -> Result<(), Trouble> {
     let status = relay.idle()?;
     ensure!(status.accepted == 0, "{} were queued", status.accepted);
     Ok(())
+}
+
+/// CMD-33: where a proxy is trusted, the client is who it says; what is no header is not served.
+fn proxied(runtime: Runtime) -> Result<String, Trouble> {
+    let relay = Relay::start(runtime, |config| {
+        let listener = &mut config.listeners[0];
+        listener.proxy_protocol = true;
+        listener.trusted_proxies = parse_network("127.0.0.0/8").into_iter().collect();
+    })?;
+    for (header, code) in [
+        // The trusted network is that of the client, and not of the proxy.
+        ("PROXY TCP4 198.51.100.7 127.0.0.1 40000 25\r\n", 530),
+        ("PROXY TCP6 2001:db8::7 ::1 40000 25\r\n", 530),
+        ("PROXY TCP4 127.0.0.9 127.0.0.1 40000 25\r\n", 250),
+    ] {
+        for record in [1, usize::MAX] {
+            let mut client = relay.connect(Door::Trusted)?;
+            client.record = record;
+            client.write(header.as_bytes())?;
+            client.hello()?;
+            client.expect("MAIL FROM:<a@client.example>", code)?;
+        }
+    }
+    for header in [
+        "EHLO client.example\r\n",
+        "PROXY TCP4 a b c d\r\n",
+        "PROXY TCP4 1.2.3.4 1.2.3.4 1 70000\r\n",
+        "PROXY TCP4 1.2.3.4 1.2.3.4 1 25\nEHLO a\r\n",
+        &"PROXY ".repeat(30),
+        "\r\n\r\n\0\r\nQUIT\n\u{7f}\u{7f}\u{7f}\u{7f}",
+    ] {
+        let mut client = relay.connect(Door::Trusted)?;
+        client.write(header.as_bytes())?;
+        let replies = client.rest()?;
+        ensure!(replies.is_empty(), "{header:?} got {replies:?}");
+    }
+    Ok("the client's address decides; 6 headers that are none are closed on".into())
 }
 
 /// TLS-06: TLS ends in the middle, and clear text follows on the same socket.
