@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import multiprocessing
 import re
+import time
 import zlib
 
 LEDGER = re.compile(rb"^X-Ledger: (\S+)\r\nX-Digest: (\S+)\r\n", re.M)
@@ -81,12 +82,13 @@ class Taker(asyncio.Protocol):
 
 
 class Book:
-    """What was taken: (ID, recipient) → how often."""
+    """What was taken: (ID, recipient) → when first; and of what came again, when it first did."""
 
     def __init__(self, defer_percent):
         self.defer_percent = defer_percent
         self.turned_away = set()
         self.taken = {}
+        self.again = []
         self.damaged = []
         self.strange = 0
 
@@ -106,8 +108,10 @@ class Book:
         if hashlib.sha256(body).hexdigest() != found[2].decode():
             self.damaged.append(ident)
         for rcpt in rcpts:
-            key = (ident, rcpt.decode())
-            self.taken[key] = self.taken.get(key, 0) + 1
+            now = time.monotonic()
+            first = self.taken.setdefault((ident, rcpt.decode()), now)
+            if first is not now:
+                self.again.append(first)
 
 
 class Sink:
@@ -125,12 +129,8 @@ class Sink:
         return self.ours.recv()
 
     def taken(self):
-        """(ID, recipient) → how often; damaged IDs; messages without an ID."""
+        """(ID, recipient) → when; of what came again, when it first did; damaged IDs; messages without an ID."""
         return self.ask("taken")
-
-    def count(self):
-        """How many different (ID, recipient) were taken, and how many in all."""
-        return self.ask("count")
 
     def stop(self):
         self.process.terminate()
@@ -154,8 +154,6 @@ def serve(port, defer_percent, pipe):
             asyncio.get_running_loop().stop()
             return
         if what == "taken":
-            pipe.send((book.taken, book.damaged, book.strange))
-        else:
-            pipe.send((len(book.taken), sum(book.taken.values())))
+            pipe.send((book.taken, book.again, book.damaged, book.strange))
 
     asyncio.run(run())
