@@ -1,6 +1,8 @@
 //! The attack catalogue against both runtimes over real sockets: a test for each row, named by its id.
 //! `cargo run -p relay-tests --bin attacks` prints what each of them got.
 
+#![allow(clippy::print_stderr)]
+
 use relay_tests::attacks::{Runtime, row, rows};
 
 /// Each row is a test of each runtime.
@@ -54,6 +56,9 @@ fn check(name: &str, runtime: Runtime) {
     let row = row(&id(name)).unwrap_or_else(|| panic!("there is no row {}", id(name)));
     let got = row.run(runtime);
     assert!(!got.is_empty(), "{name} has no variant");
+    for skipped in got.iter().filter(|got| got.what.starts_with("SKIPPED")) {
+        eprintln!("{}: {}", row.id, skipped.what);
+    }
     let failed: Vec<_> = got.iter().filter(|got| !got.pass).collect();
     assert!(
         failed.is_empty(),
