@@ -10,8 +10,8 @@
 //! | `GET /api/v1/trace/ID` | a list of [`DeliveryEvent`], or 404 |
 //! | `POST /api/v1/reload` | `{"changed": […]}`, or 409 with `{"error": …}` |
 //!
-//! Over TCP, a request must name the relay by a loopback address or `localhost` (so that no foreign name
-//! that resolves to loopback reaches it), and one that changes something must carry the header
+//! Over TCP, a request must name the relay by an IP address or `localhost` (so that no foreign name that
+//! resolves to it reaches it), and one that changes something must carry the header
 //! `X-Relay-Admin: 1`, which no web page can send across origins.
 //!
 //! [`DeliveryEvent`]: crate::events::DeliveryEvent
@@ -212,12 +212,16 @@ fn message_id(text: &str) -> Result<MessageId, Reply> {
 
 /// The selector of a change. An empty one would mean every message, so it must be said as `{}`.
 fn selector(body: &[u8]) -> Result<Selector, Reply> {
-    serde_json::from_slice(body).map_err(|error| {
-        Reply::error(
-            StatusCode::BAD_REQUEST,
-            format!("the body must be a selector: {error}"),
-        )
-    })
+    // A list would be read as a struct too, and an empty one as every message.
+    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body);
+    object
+        .and_then(|object| serde_json::from_value(object.into()))
+        .map_err(|error| {
+            Reply::error(
+                StatusCode::BAD_REQUEST,
+                format!("the body must be a selector: {error}"),
+            )
+        })
 }
 
 fn list(query: &str) -> Result<AdminRequest, Reply> {
@@ -260,7 +264,10 @@ fn percent_decoded(text: &str) -> Option<String> {
             bytes.push(*first);
             continue;
         }
-        let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
+        let hex = tail
+            .get(..2)
+            .filter(|hex| hex.iter().all(u8::is_ascii_hexdigit))?;
+        let hex = std::str::from_utf8(hex).ok()?;
         bytes.push(u8::from_str_radix(hex, 16).ok()?);
         rest = &tail[2..];
     }

@@ -2,6 +2,8 @@
 
 pub mod api;
 pub mod http;
+#[cfg(test)]
+mod tests;
 
 pub use api::Origin;
 
@@ -162,17 +164,4 @@ pub struct JobEntry {
     pub next: Option<String>,
     /// The last reply or reason.
     pub last: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_selector_selects_nothing() {
-        let read = serde_json::from_str::<Selector>;
-        assert_eq!(read("{}").unwrap(), Selector::default());
-        let error = read(r#"{"domian": "example.com"}"#).unwrap_err();
-        assert!(error.to_string().contains("domian"), "{error}");
-    }
 }
