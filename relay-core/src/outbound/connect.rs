@@ -140,6 +140,8 @@ impl Opening {
             };
             match heard {
                 Ok(next) => say = next,
+                // A host that says too much with its last reply is not ready.
+                Err(Progress::Ready) if received.end.is_some() => {}
                 Err(stop) => return stop,
             }
         }
