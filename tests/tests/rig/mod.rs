@@ -19,7 +19,7 @@ use relay_core::inbound::direct::Draft;
 use runtime_smol::threads::Threads;
 use runtime_std::events::Events;
 use runtime_std::hub::{Hub, Options};
-use runtime_std::load;
+use runtime_std::load::{self, Loaded};
 
 /// Longer than anything in these tests takes, on a machine that does much else.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -60,6 +60,10 @@ impl Relay {
 
     pub fn try_start(kind: Kind, config: Config, options: Options) -> Result<Self, String> {
         let loaded = load::from_config(config).map_err(|error| error.to_string())?;
+        Self::start_loaded(kind, loaded, options)
+    }
+
+    pub fn start_loaded(kind: Kind, loaded: Loaded, options: Options) -> Result<Self, String> {
         match kind {
             Kind::Std => runtime_std::Relay::start_with(loaded, options)
                 .map(Self::Std)
