@@ -164,12 +164,26 @@ impl ClientTls {
         ));
         match self.roots.verify_server_cert(leaf, rest, name, &[], now) {
             Ok(_) => Verdict::Verified,
-            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                Verdict::NotVerified("it chains to no root that we know (self-signed?)".into())
-            }
-            Err(Error::InvalidCertificate(error)) => Verdict::NotVerified(error.to_string()),
+            Err(Error::InvalidCertificate(error)) => Verdict::NotVerified(words(&error)),
             Err(error) => Verdict::NotVerified(error.to_string()),
         }
+    }
+}
+
+/// What is wrong with a certificate, for people: rustls has no words for the most frequent errors.
+fn words(error: &CertificateError) -> String {
+    if matches!(error, CertificateError::UnknownIssuer) {
+        return "it chains to no root that we know (self-signed?)".to_owned();
+    }
+    let text = error.to_string();
+    if text.contains("CaUsedAsEndEntity") {
+        return "it is an authority's certificate, not a server's (self-signed?)".to_owned();
+    }
+    match error {
+        CertificateError::Expired => "it has expired".to_owned(),
+        CertificateError::NotValidYet => "it is not valid yet".to_owned(),
+        CertificateError::Revoked => "it was revoked".to_owned(),
+        _ => text,
     }
 }
 

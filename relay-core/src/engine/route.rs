@@ -1,6 +1,7 @@
 //! From a destination domain to a lane: routes first, then address literals, then MX. RFC 5321 §5.1.
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -291,8 +292,16 @@ fn lane_key(lane: &Lane) -> String {
         TlsLevel::Require => "require",
         TlsLevel::Verify => "verify",
     };
-    let login = lane.login.as_ref().map_or("", |login| &login.username);
-    let mut key = format!("{} {tls} {login}", if lane.route { "route" } else { "mx" });
+    // Two routes to one host may log in differently. A hash, since a key may be printed.
+    let login = lane.login.as_ref().map_or(0, |login| {
+        let mut hasher = DefaultHasher::new();
+        (&login.username, &login.password).hash(&mut hasher);
+        hasher.finish()
+    });
+    let mut key = format!(
+        "{} {tls} {login:x}",
+        if lane.route { "route" } else { "mx" }
+    );
     for Hop {
         host: HostPort { host, port },
         preference,
@@ -325,6 +334,28 @@ mod tests {
             preference,
             host: host.into(),
         }
+    }
+
+    #[test]
+    fn routes_share_a_lane_only_with_the_same_login() {
+        let key = |username: &str, password: &str| {
+            lane_key(&Lane {
+                hosts: Vec::new(),
+                name: String::new(),
+                tls: TlsLevel::Verify,
+                login: Some(Login {
+                    username: username.into(),
+                    password: password.into(),
+                }),
+                route: true,
+                source: None,
+                messages_max: 1,
+            })
+        };
+        assert_eq!(key("user", "secret"), key("user", "secret"));
+        assert_ne!(key("user", "secret"), key("user", "other"));
+        assert_ne!(key("user", "secret"), key("users", "ecret"));
+        assert!(!key("user", "secret").contains("secret"));
     }
 
     #[test]

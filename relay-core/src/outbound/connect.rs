@@ -236,11 +236,11 @@ impl Opening {
             // RFC 5321 §3.2: "older SMTP servers ... the client [falls] back to HELO".
             (Phase::Hello(Hello::Ehlo), Severity::Permanent) => Ok(Say::Hello(Hello::Helo)),
             (Phase::StartTls, _) if reply.code().number() != 421 => {
-                let fault = TlsFault::Refused(reply.sanitised());
+                let said = reply.sanitised();
                 link.policy
-                    .after_failure(fault)
+                    .after_failure(TlsFault::Refused(said.clone()))
                     .map_err(|fault| Progress::Failed(Stage::Tls, Finding::Tls(fault)))?;
-                link.tls_refused = true;
+                link.tls_refused = Some(said);
                 after_hello(link, setup)
             }
             (Phase::Auth(client), Severity::Intermediate) => {
@@ -322,7 +322,7 @@ impl Opening {
 fn after_hello(link: &Link, setup: &Setup<'_>) -> Result<Say, Stop> {
     let offers = link.offers();
     if !link.is_secured() {
-        let given_up = link.candidate.tls_given_up || link.tls_refused;
+        let given_up = link.candidate.tls_given_up || link.tls_refused.is_some();
         let choice = link
             .policy
             .after_hello(offers.has(Extension::StartTls), given_up);

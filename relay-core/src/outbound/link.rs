@@ -33,8 +33,8 @@ pub(super) struct Link {
     pub(super) open_transaction: bool,
     /// What becomes of it after the message in hand.
     pub(super) then: Then,
-    /// STARTTLS was refused, and it goes on in clear text.
-    pub(super) tls_refused: bool,
+    /// The reply that refused STARTTLS, if it goes on in clear text.
+    pub(super) tls_refused: Option<String>,
     channel: Channel,
     /// A handshake is on the way, and whether STARTTLS asked for it.
     handshake: Option<Asked>,
@@ -100,7 +100,7 @@ impl Link {
             transactions: 0,
             open_transaction: false,
             then: Then::Keep,
-            tls_refused: false,
+            tls_refused: None,
             channel: Channel::plain(),
             handshake: None,
             plain: Vec::new(),
@@ -222,7 +222,7 @@ impl Link {
         Seen {
             reused: self.messages > 0,
             accepted: false,
-            tls_given_up: self.candidate.tls_given_up || self.tls_refused,
+            tls_given_up: self.candidate.tls_given_up || self.tls_refused.is_some(),
             route: false,
         }
     }

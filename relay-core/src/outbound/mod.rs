@@ -253,7 +253,13 @@ impl Delivery {
                 self.read(until, why);
                 self.state = State::Opening(link, opening);
             }
-            connect::Progress::Ready => self.load(link),
+            connect::Progress::Ready => {
+                if let (Some(said), Some(work)) = (&link.tls_refused, &mut self.work) {
+                    let what = format!("STARTTLS was refused: {said}; clear text takes its place");
+                    work.note(&link.evidence(), &what);
+                }
+                self.load(link);
+            }
             connect::Progress::Failed(stage, finding) => {
                 let verdict = judge(stage, &finding, link.seen());
                 link.end_with(verdict.then);
