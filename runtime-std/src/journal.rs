@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use relay_core::events::{DeliveryEvent, EventKind};
+use relay_core::events::{DeliveryEvent, EventKind, name_recipients};
 use relay_core::id::MessageId;
 
 use crate::hub::EventSink;
@@ -112,6 +112,7 @@ impl Journal {
                 line.clear();
             }
         }
+        name_recipients(&mut events);
         Ok(events)
     }
 

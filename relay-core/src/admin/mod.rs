@@ -17,7 +17,8 @@ pub struct Selector {
     pub id: Option<String>,
     /// With a recipient in this domain.
     pub domain: Option<String>,
-    /// From this address, or from this domain as `@example.com`.
+    /// From this address, or from this domain, as `example.com` or `@example.com`; empty or `<>` for
+    /// the null sender.
     pub sender: Option<String>,
     /// Accepted longer ago than this many seconds.
     pub older_than_secs: Option<u64>,

@@ -179,12 +179,13 @@ fn words(error: &CertificateError) -> String {
     if text.contains("CaUsedAsEndEntity") {
         return "it is an authority's certificate, not a server's (self-signed?)".to_owned();
     }
-    match error {
-        CertificateError::Expired => "it has expired".to_owned(),
-        CertificateError::NotValidYet => "it is not valid yet".to_owned(),
-        CertificateError::Revoked => "it was revoked".to_owned(),
-        _ => text,
-    }
+    let known = [
+        (CertificateError::Expired, "it has expired"),
+        (CertificateError::NotValidYet, "it is not valid yet"),
+        (CertificateError::Revoked, "it was revoked"),
+    ];
+    let found = known.iter().find(|(known, _)| known == error);
+    found.map_or(text, |(_, words)| (*words).to_owned())
 }
 
 /// Lets the handshake succeed with any certificate whose key signs it: the certificate is judged after.

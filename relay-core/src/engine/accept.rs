@@ -241,6 +241,12 @@ impl Engine {
                     .map(ToString::to_string)
                     .unwrap_or_default(),
                 recipients: message.envelope.recipients.len(),
+                to: message
+                    .envelope
+                    .recipients
+                    .iter()
+                    .map(|recipient| recipient.to.to_string())
+                    .collect(),
                 size: message.size,
                 credential: message.origin.credential.clone(),
                 peer: message.origin.peer,

@@ -78,7 +78,10 @@ impl Engine {
                     *hash == entry.sender_hash
                         && domain_part(text).eq_ignore_ascii_case(&sender[at..])
                 }
-                (false, None) => sender == text,
+                (false, None) if sender.is_empty() => text.is_empty(),
+                (false, None) => domain_part(text)
+                    .strip_prefix('@')
+                    .is_some_and(|domain| domain.eq_ignore_ascii_case(sender)),
             }
         });
         old_enough

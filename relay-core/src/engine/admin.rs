@@ -84,7 +84,9 @@ impl Engine {
         // For each lane: when its first waiting job is due, and which that is.
         let mut first: BTreeMap<String, (Tick, u32)> = BTreeMap::new();
         for (handle, job) in self.table.jobs.iter() {
+            let held = self.table.messages[job.message].held;
             let (ready, waiting) = match job.state {
+                JobState::Ready | JobState::Picked | JobState::Resolving if held => (0, 1),
                 JobState::Ready | JobState::Picked | JobState::Resolving => (1, 0),
                 JobState::Waiting | JobState::Parked => (0, 1),
                 JobState::Delivering => (0, 0),

@@ -17,16 +17,16 @@ impl fmt::Display for DeliveryEvent {
             EventKind::Accepted {
                 from,
                 recipients,
+                to,
                 size,
                 credential,
                 peer,
                 about,
                 dkim,
             } => {
-                write!(
-                    f,
-                    "accepted from=<{from}> recipients={recipients} size={size}"
-                )?;
+                write!(f, "accepted from=<{from}>")?;
+                names(f, to)?;
+                write!(f, " recipients={recipients} size={size}")?;
                 optional(f, " by=", credential.as_ref())?;
                 optional(f, " peer=", peer.as_ref())?;
                 optional(f, " about=", about.as_ref())?;
@@ -109,7 +109,7 @@ fn optional(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::rfc3339;
+    use crate::events::{name_recipients, rfc3339};
     use crate::id::MessageId;
     use crate::outbound::{Evidence, Reason};
     use crate::time::UnixTime;
@@ -190,6 +190,45 @@ mod tests {
         attempt.evidence.certificate = Some("expired".into());
         let line = event(EventKind::Delivered(attempt)).to_string();
         assert!(line.contains(" tls=TLSv1.3 certificate=expired "), "{line}");
+    }
+
+    #[test]
+    fn a_story_told_without_the_message_gets_its_addresses() {
+        let accepted = event(EventKind::Accepted {
+            from: "s@example.net".into(),
+            recipients: 2,
+            to: vec!["a@one.example".into(), "b@Two.Example".into()],
+            size: 9,
+            credential: None,
+            peer: None,
+            about: None,
+        });
+        let line = accepted.to_string();
+        assert!(
+            line.contains(" to=<a@one.example>,<b@Two.Example> "),
+            "{line}"
+        );
+        let mut attempt = attempt();
+        attempt.recipients = [
+            "#1@two.example",
+            "#0@two.example",
+            "#7@x.example",
+            "c@x.example",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let mut story = [accepted, event(EventKind::Bounced(attempt))];
+        name_recipients(&mut story);
+        let EventKind::Bounced(attempt) = &story[1].kind else {
+            panic!("{story:?}");
+        };
+        let named = [
+            "b@Two.Example",
+            "#0@two.example",
+            "#7@x.example",
+            "c@x.example",
+        ];
+        assert_eq!(attempt.recipients, named);
     }
 
     #[test]

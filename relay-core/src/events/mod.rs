@@ -30,6 +30,9 @@ pub enum EventKind {
         from: String,
         /// How many recipients.
         recipients: usize,
+        /// The recipients.
+        #[serde(default)]
+        to: Vec<String>,
         /// Octets.
         size: u64,
         /// The credential.
@@ -76,7 +79,8 @@ pub enum EventKind {
 /// One attempt, for the recipients that had the same outcome.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attempt {
-    /// The recipients; `#N@domain` for the one with index N of a message that was not loaded.
+    /// The recipients; `#N@domain` for the one with index N of a message that was not loaded. See
+    /// [`name_recipients`].
     pub recipients: Vec<String>,
     /// The destination domain or route.
     pub lane: String,
@@ -98,6 +102,44 @@ impl DeliveryEvent {
             time: rfc3339(now),
             id: id.to_string(),
             kind,
+        }
+    }
+}
+
+/// Gives the recipients of a message's story, which was told partly without the message at hand, the
+/// addresses that its acceptance named.
+pub fn name_recipients(story: &mut [DeliveryEvent]) {
+    let accepted = story.iter().find_map(|event| match &event.kind {
+        EventKind::Accepted { to, .. } => Some(to.clone()),
+        EventKind::Delivered(_)
+        | EventKind::Deferred { .. }
+        | EventKind::Bounced(_)
+        | EventKind::Expired(_)
+        | EventKind::Changed { .. }
+        | EventKind::NotReported { .. } => None,
+    });
+    let accepted = accepted.unwrap_or_default();
+    for event in story {
+        let recipients = match &mut event.kind {
+            EventKind::Delivered(attempt)
+            | EventKind::Deferred { attempt, .. }
+            | EventKind::Bounced(attempt)
+            | EventKind::Expired(attempt) => &mut attempt.recipients,
+            EventKind::Changed { recipients, .. } => recipients,
+            EventKind::Accepted { .. } | EventKind::NotReported { .. } => continue,
+        };
+        for recipient in recipients {
+            let index = recipient
+                .strip_prefix('#')
+                .and_then(|rest| rest.split_once('@')?.0.parse::<usize>().ok());
+            // `#1@example.com` is an address too: the domain must fit.
+            let named = index.and_then(|index| accepted.get(index)).filter(|named| {
+                let domain = |text: &str| text.rsplit_once('@').map(|(_, d)| d.to_lowercase());
+                domain(named) == domain(recipient)
+            });
+            if let Some(named) = named {
+                recipient.clone_from(named);
+            }
         }
     }
 }

@@ -230,7 +230,7 @@ struct Select {
     /// With a recipient in this domain
     #[arg(long)]
     domain: Option<String>,
-    /// From this address, or from this domain as @example.com
+    /// From this address or this domain; '<>' for reports
     #[arg(long)]
     sender: Option<String>,
     /// Accepted longer ago than this, as 30m, 6h, 2d

@@ -92,10 +92,23 @@ pub(super) fn act(
         Format::Json => json(&answer, out)?,
         Format::Text => writeln!(out, "{action}: {messages} message(s)")?,
     }
-    if messages == 0 && selector.id.is_some() {
-        return Err(Failure::Said("no such message is queued".into()));
+    match &selector.id {
+        Some(id) if messages == 0 => Err(Failure::Said(nothing_done(client, id))),
+        Some(_) | None => Ok(()),
     }
-    Ok(())
+}
+
+/// Why nothing was done to a message.
+fn nothing_done(client: &Client, id: &str) -> String {
+    match client.get::<QueueEntry>(&format!("/api/v1/queue/{}", percent_encoded(id))) {
+        Ok(entry) if entry.held => {
+            format!(
+                "{id} is held: `queue release` lets it go on, `queue bounce` or `queue remove` ends it"
+            )
+        }
+        Ok(_) => format!("{id} is queued, and there is nothing to do or nothing that fits"),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// `trace`.
@@ -241,7 +254,10 @@ fn queue_table(entries: &[QueueEntry]) -> Table {
             };
             table.add_row([
                 entry.id.clone(),
-                entry.from.clone().unwrap_or_default(),
+                match entry.from.as_deref() {
+                    Some("") => "<>".to_owned(),
+                    from => from.unwrap_or("?").to_owned(),
+                },
                 whole_seconds(&entry.accepted),
                 job.domain.clone(),
                 job.recipients.to_string(),
