@@ -1,5 +1,7 @@
 //! The command line as somebody types it: what it prints, what it makes, how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;

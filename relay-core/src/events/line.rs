@@ -202,6 +202,7 @@ mod tests {
             credential: None,
             peer: None,
             about: None,
+            dkim: None,
         });
         let line = accepted.to_string();
         assert!(

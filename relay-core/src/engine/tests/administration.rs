@@ -72,6 +72,8 @@ fn selectors_select() {
     assert_eq!(select(nonsense), []);
     assert_eq!(select(domain("TWO.example")), [a, b]);
     assert_eq!(select(sender("@one-sender.example")), [a, b]);
+    assert_eq!(select(sender("One-Sender.example")), [a, b]);
+    assert_eq!(select(sender("")), [c]);
     assert_eq!(select(sender("x@ONE-sender.example")), [a]);
     assert_eq!(
         select(sender("X@one-sender.example")),

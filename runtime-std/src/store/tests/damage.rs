@@ -191,13 +191,13 @@ fn files_of_another_version_are_refused_not_thrown_away() {
     for name in ["identity", "segment-00000000", "progress-00000001"] {
         let disk = rig.disk.killed();
         disk.damage(&rig::queue().join(name), |bytes| {
-            bytes[8] = 2;
+            bytes[8] = 9;
             let crc = crc32fast::hash(&bytes[..28]);
             bytes[28..32].copy_from_slice(&crc.to_le_bytes());
         });
         let error = Rig::try_on(disk, &rig.sizes).err().unwrap();
         assert!(
-            error.contains(name) && error.contains("version 2"),
+            error.contains(name) && error.contains("version 9"),
             "{error}"
         );
     }
