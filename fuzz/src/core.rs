@@ -8,6 +8,7 @@ use relay_core::config::{Config, DnsConfig, IpFamilies, System};
 use relay_core::dns::{Event, Query, Resolver, Step, Transport, zone::Zone};
 use relay_core::id::MessageId;
 use relay_core::inbound::body::HeaderFilter;
+use relay_core::queue::handling::{Handling, TlsWish};
 use relay_core::queue::message::{Body, BodyKind, Envelope, Message, Origin};
 use relay_core::queue::record::{self, HEADER_LEN, Note, Stamp};
 use relay_core::rng::Rng;
@@ -137,7 +138,15 @@ pub fn store_record(data: &[u8]) {
             note
         );
     }
-    if let Ok((header, message, body)) = record::decode(&message_record(data)) {
+    let handled = Handling {
+        tls: TlsWish::Required,
+        ..Handling::default()
+    };
+    // The two versions of a record.
+    for handling in [Handling::default(), handled] {
+        let Ok((header, message, body)) = record::decode(&message_record(data, handling)) else {
+            continue;
+        };
         let mut again = Vec::new();
         record::encode(&mut again, header.stamp, &message, &body);
         let (_, message_again, body_again) =
@@ -156,8 +165,8 @@ fn note_frame(content: &[u8], salt: u64) -> Vec<u8> {
 }
 
 /// A message record whose envelope is `payload`, and whose body is empty: the header of another record
-/// with its length and its checksums set.
-fn message_record(payload: &[u8]) -> Bytes {
+/// with its length and its checksums set. `handling` chooses the version.
+fn message_record(payload: &[u8], handling: Handling) -> Bytes {
     let message = Message {
         id: MessageId::from_u64(1),
         accepted: UnixTime::default(),
@@ -171,6 +180,7 @@ fn message_record(payload: &[u8]) -> Bytes {
             envid: None,
             body: BodyKind::SevenBit,
             smtputf8: false,
+            handling,
             recipients: Vec::new(),
         },
         prefix: Bytes::new(),

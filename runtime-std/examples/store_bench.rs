@@ -206,6 +206,7 @@ fn message(number: u64, size: usize) -> Message {
             envid: None,
             body: BodyKind::SevenBit,
             smtputf8: false,
+            handling: Default::default(),
             recipients: vec![Recipient {
                 to,
                 notify: None,

@@ -32,6 +32,7 @@ pub use report::{Action, RecipientReport, Report};
 pub use returned::original_len;
 
 use crate::engine::Submission;
+use crate::queue::handling::Handling;
 use crate::queue::message::{
     BODY_MEMORY_MAX, Body, BodyKind, Envelope, Message, Origin, Recipient,
 };
@@ -102,8 +103,8 @@ pub fn write(report: &Report, original: &Message, bytes: &[u8]) -> Result<Submis
     let header = header(report, to, &told);
     Ok(assemble(
         report,
+        original,
         to,
-        utf8,
         &header,
         &[words, status, returned],
     ))
@@ -148,7 +149,13 @@ fn header(report: &Report, to: &Mailbox, told: &[Told<'_>]) -> String {
     )
 }
 
-fn assemble(report: &Report, to: &Mailbox, utf8: bool, header: &str, parts: &[Part]) -> Submission {
+fn assemble(
+    report: &Report,
+    original: &Message,
+    to: &Mailbox,
+    header: &str,
+    parts: &[Part],
+) -> Submission {
     let boundary = mime::boundary(report.id, parts);
     let mut bytes = header.as_bytes().to_vec();
     bytes.extend_from_slice(
@@ -170,6 +177,11 @@ fn assemble(report: &Report, to: &Mailbox, utf8: bool, header: &str, parts: &[Pa
     } else {
         BodyKind::EightBit
     };
+    // RFC 8689 §5: what was too delicate for clear text is so on its way back.
+    let handling = Handling {
+        tls: original.envelope.handling.tls,
+        ..Handling::default()
+    };
     // RFC 3461 §6.1: from the null reverse-path, and NOTIFY can only be NEVER.
     let recipient = Recipient {
         to: to.clone(),
@@ -187,7 +199,9 @@ fn assemble(report: &Report, to: &Mailbox, utf8: bool, header: &str, parts: &[Pa
             ret: None,
             envid: None,
             body,
-            smtputf8: utf8,
+            // RFC 6533 §3, as above.
+            smtputf8: !to.is_ascii(),
+            handling,
             recipients: vec![recipient],
         },
         prefix: Bytes::new(),

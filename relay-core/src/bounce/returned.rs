@@ -7,6 +7,7 @@ use smtp_proto::Ret;
 
 use super::mime::{Encoding, LINE_MAX, Part};
 use super::{Action, RETURN_SIZE_MAX, Told};
+use crate::queue::handling::TlsWish;
 use crate::queue::message::{BodyKind, Message};
 
 /// The most of a header block that is returned, in octets.
@@ -16,10 +17,16 @@ const HEADERS_MAX: usize = 16 * 1024;
 #[must_use]
 pub fn original_len(original: &Message) -> usize {
     let whole = usize::try_from(original.size).unwrap_or(usize::MAX);
-    if original.envelope.ret == Some(Ret::Full) && whole <= RETURN_SIZE_MAX {
+    if is_asked_for(original) && whole <= RETURN_SIZE_MAX {
         return whole;
     }
     headers_len(original).min(HEADERS_MAX)
+}
+
+/// RET=FULL. RFC 8689 §5: of a message with REQUIRETLS only the headers go back, whatever was asked.
+fn is_asked_for(original: &Message) -> bool {
+    let envelope = &original.envelope;
+    envelope.ret == Some(Ret::Full) && envelope.handling.tls != TlsWish::Required
 }
 
 fn headers_len(original: &Message) -> usize {
@@ -36,7 +43,7 @@ pub(super) fn part(original: &Message, told: &[Told<'_>], bytes: &[u8], room: us
 /// The whole message, where the sender asked for it and it fits. RFC 3461 §4.3: RET is about failures.
 fn whole(original: &Message, told: &[Told<'_>], bytes: &[u8], room: usize) -> Option<Part> {
     let failed = told.iter().any(|told| told.report.action == Action::Failed);
-    let asked = original.envelope.ret == Some(Ret::Full);
+    let asked = is_asked_for(original);
     let size = usize::try_from(original.size).ok()?;
     let bytes = bytes.get(..size)?;
     // What is no text of lines would need BINARYMIME all the way back.

@@ -41,6 +41,7 @@ fn message(recipients: Vec<Recipient>, bytes: &[u8]) -> Message {
             envid: None,
             body: BodyKind::SevenBit,
             smtputf8: false,
+            handling: Default::default(),
             recipients,
         },
         prefix: Bytes::new(),

@@ -38,7 +38,7 @@ pub use credential::{Credential, SenderPattern};
 pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
 pub use read::Place;
-pub use route::{DomainPattern, HostPort, Route};
+pub use route::{DomainPattern, HostPort, Protocol, Route};
 pub use value::{BadValue, parse_duration, parse_network};
 
 /// Everything that a relay is told. Made by parsing `relay.toml`, or by an embedder.

@@ -16,6 +16,8 @@ pub struct Route {
     pub domain: DomainPattern,
     /// Where to, in order.
     pub hosts: Vec<HostPort>,
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// TLS there; none for that of `[delivery]`.
     pub tls: Option<TlsLevel>,
     /// The user's name there.
@@ -33,6 +35,7 @@ impl Route {
         Self {
             domain,
             hosts,
+            protocol: Protocol::Smtp,
             tls: None,
             username: None,
             password_file: None,
@@ -46,10 +49,21 @@ impl fmt::Debug for Route {
         f.debug_struct("Route")
             .field("domain", &self.domain)
             .field("hosts", &self.hosts)
+            .field("protocol", &self.protocol)
             .field("tls", &self.tls)
             .field("username", &self.username)
             .finish_non_exhaustive()
     }
+}
+
+/// What is spoken to the hosts of a route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// SMTP. RFC 5321.
+    #[default]
+    Smtp,
+    /// LMTP: a mail store that answers for each recipient. RFC 2033.
+    Lmtp,
 }
 
 /// `example.net`, `*.example.net`, `*`.

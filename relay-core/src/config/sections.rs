@@ -249,6 +249,7 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
     let index = draft.config.routes.len();
     let domain = section.required("domain", &value::DOMAIN_PATTERN);
     let hosts = section.filled_list("hosts", &value::HOST, "names nobody to deliver to");
+    let protocol = section.value("protocol", &value::PROTOCOL);
     let tls = section.value("tls", &value::TLS_LEVEL);
     let username = section.value("username", &value::TEXT);
     let use_as = FileUse::RoutePassword(index);
@@ -262,6 +263,7 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
     Some(Route {
         domain: domain?,
         hosts,
+        protocol: protocol.unwrap_or_default(),
         tls,
         username,
         password_file,

@@ -455,6 +455,22 @@ fn credentials_come_from_a_second_file_too() {
 }
 
 #[test]
+fn a_route_speaks_smtp_unless_it_says_lmtp() {
+    let protocol = |line: &str| {
+        let text = format!("[[route]]\ndomain = \"*\"\nhosts = [\"127.0.0.1:24\"]\n{line}");
+        config(&text).routes[0].protocol
+    };
+    assert_eq!(protocol(""), Protocol::Smtp);
+    assert_eq!(protocol("protocol = \"smtp\""), Protocol::Smtp);
+    assert_eq!(protocol("protocol = \"lmtp\""), Protocol::Lmtp);
+    one_error(
+        "[[route]]\ndomain = \"*\"\nhosts = [\"127.0.0.1:24\"]\nprotocol = \"uucp\"",
+        "4: route.protocol",
+        &["\"smtp\", \"lmtp\""],
+    );
+}
+
+#[test]
 fn a_route_is_checked() {
     let route = |lines: &str| format!("[[route]]\ndomain = \"*\"\n{lines}");
     one_error(&route(""), "1: route.hosts", &["nobody to deliver to"]);

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use smtp_proto::{Domain, Mailbox};
 
 use super::credential::a_labels;
-use super::{DomainPattern, HostPort, IpFamilies, ListenerTls, Rate, SenderPattern, TlsLevel};
+use super::{
+    DomainPattern, HostPort, IpFamilies, ListenerTls, Protocol, Rate, SenderPattern, TlsLevel,
+};
 use crate::sasl::Verifier;
 
 /// A language: how a text of it is read, and how to tell someone what it is.
@@ -135,6 +137,10 @@ pub(super) const TLS_LEVEL: Kind<TlsLevel> = Kind {
     allowed: "\"none\", \"opportunistic\", \"require\", \"verify\"",
     parse: tls_level,
 };
+pub(super) const PROTOCOL: Kind<Protocol> = Kind {
+    allowed: "\"smtp\", \"lmtp\"",
+    parse: protocol,
+};
 pub(super) const IP_FAMILIES: Kind<IpFamilies> = Kind {
     allowed: "\"ipv4\", \"ipv6\", \"both\"",
     parse: ip_families,
@@ -225,6 +231,14 @@ fn tls_level(text: &str) -> Result<TlsLevel, String> {
         "opportunistic" => Ok(TlsLevel::Opportunistic),
         "require" => Ok(TlsLevel::Require),
         "verify" => Ok(TlsLevel::Verify),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    match text {
+        "smtp" => Ok(Protocol::Smtp),
+        "lmtp" => Ok(Protocol::Lmtp),
         _ => Err(unreadable(text)),
     }
 }

@@ -258,12 +258,19 @@ impl Engine {
         let handle = self.enter(&message, place, now, &State::default());
         self.counters.accepted += u64::from(self.table.messages[handle].total);
         self.counters.queued += u64::from(self.table.messages[handle].total);
-        self.table.load(Loaded {
-            message: Arc::unwrap_or_clone(message),
-            body,
-        });
-        for job in self.table.jobs_of(handle) {
-            self.dispatch(job);
+        let release = self.table.messages[handle].birth;
+        if release > now {
+            for job in self.table.jobs_of(handle) {
+                self.table.wait(job, release);
+            }
+        } else {
+            self.table.load(Loaded {
+                message: Arc::unwrap_or_clone(message),
+                body,
+            });
+            for job in self.table.jobs_of(handle) {
+                self.dispatch(job);
+            }
         }
         if let Some(about) = about {
             self.reported(about);

@@ -349,9 +349,13 @@ impl Engine {
 
     /// When the message is given up.
     pub(super) fn deadline(&self, message: u32) -> Tick {
-        self.table.messages[message]
-            .birth
-            .after(self.config.delivery.expire)
+        let entry = &self.table.messages[message];
+        let expires = entry.birth.after(self.config.delivery.expire);
+        if entry.wants.late_return() {
+            expires.min(entry.late)
+        } else {
+            expires
+        }
     }
 
     pub(super) fn is_expired(&self, message: u32) -> bool {

@@ -13,7 +13,7 @@ use super::conclude::Finding;
 use super::{Engine, Next, Output, Start};
 use crate::id::DeliveryId;
 use crate::outbound::{Evidence, Job, Loaded, Outcome, Reason, Report, Tried};
-use crate::queue::job::JobState;
+use crate::queue::job::{JobEntry, JobState};
 use crate::queue::lane::{Failure, Standing};
 use crate::queue::lanes::LaneNo;
 use crate::queue::reason::to_line;
@@ -187,10 +187,12 @@ impl Engine {
             if self.act_after_attempt(task.job) {
                 return;
             }
-            let attempts = self.table.jobs[task.job].attempts;
+            let JobEntry {
+                attempts, message, ..
+            } = self.table.jobs[task.job];
             self.table.set_state(task.job, JobState::Ready);
             if let Some(lane) = self.lanes.get_mut(no) {
-                lane.push_front(task.job, attempts);
+                lane.push_front(task.job, attempts, self.table.messages[message].priority);
             }
             return;
         }

@@ -67,11 +67,15 @@ impl Engine {
             .map(ToString::to_string)
             .unwrap_or_default();
         let wants = Wants::of(message);
+        let handling = &message.envelope.handling;
+        // The age of a message that is to be released later counts from then on. RFC 4865 §4.
+        let release = handling.release.unwrap_or(message.accepted);
+        let counted = release.max(message.accepted);
         let entry = MessageEntry {
             id: message.id,
             place,
-            birth,
-            accepted: u32::try_from(message.accepted.as_secs()).unwrap_or(u32::MAX),
+            birth: birth.max(self.released(message)),
+            accepted: u32::try_from(counted.as_secs()).unwrap_or(u32::MAX),
             size: u32::try_from(message.size).unwrap_or(u32::MAX),
             sender: self.table.senders.intern(&sender, domain_of),
             sender_hash: hash(&sender),
@@ -79,6 +83,10 @@ impl Engine {
             first_job: NIL,
             busy: 0,
             wants,
+            priority: handling.level(),
+            late: handling
+                .deadline
+                .map_or(Tick::NEVER, |deadline| self.clock.tick_at(deadline.at)),
             held: state.held,
             delay_reported: !wants.delay() || state.deferred.iter().any(|d| d.delay_reported),
         };
@@ -108,6 +116,13 @@ impl Engine {
         handle
     }
 
+    /// When a message may be sent at the earliest. RFC 4865.
+    fn released(&self, message: &Message) -> Tick {
+        let now = self.clock.tick();
+        let release = message.envelope.handling.release;
+        release.map_or(now, |release| self.clock.tick_at(release).max(now))
+    }
+
     /// One job for each domain among these recipients.
     fn enter_jobs(&mut self, message: &Message, seed: &Seed<'_>) {
         let mut domains: BTreeMap<String, Vec<u32>> = BTreeMap::new();
@@ -126,7 +141,7 @@ impl Engine {
                 message: seed.message,
                 sibling: NIL,
                 domain,
-                due: self.clock.tick(),
+                due: self.released(message),
                 reason: TextId::NONE,
                 attempts: 0,
                 state: seed.state,
@@ -210,7 +225,8 @@ impl Engine {
         for message in self.table.after(None).collect::<Vec<_>>() {
             let entry = &mut self.table.messages[message];
             let accepted = UnixTime::from_secs(u64::from(entry.accepted));
-            entry.birth = tick.before(recover::age(accepted, latest, now, expire));
+            let age = recover::age(accepted, latest, now, expire);
+            entry.birth = tick.before(age).after(accepted.since(now));
             if entry.held {
                 continue;
             }

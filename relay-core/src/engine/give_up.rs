@@ -12,6 +12,9 @@ impl Engine {
         let entry = &self.table.jobs[job];
         let (message, recipients) = (entry.message, entry.recipients.to_vec());
         let (last, host) = self.last_line(job).map(from_line).unzip();
+        let entry = &self.table.messages[message];
+        let late = entry.wants.late_return() && entry.late <= self.clock.tick();
+        let rule = if late { "deliver-by" } else { "expired" };
         let text = match &last {
             Some(last) => format!("not delivered in time; last: {last}"),
             None => "not delivered in time, and never tried".to_owned(),
@@ -21,7 +24,7 @@ impl Engine {
             code: None,
             status: "5.4.7".to_owned(),
             text,
-            rule: "expired".to_owned(),
+            rule: rule.to_owned(),
         };
         let evidence = Evidence {
             host: host.flatten(),

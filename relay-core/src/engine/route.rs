@@ -9,7 +9,7 @@ use smtp_proto::{AddressLiteral, Domain};
 
 use super::conclude::Finding;
 use super::{Engine, Output};
-use crate::config::{DomainPattern, HostPort, Route, TlsLevel};
+use crate::config::{DomainPattern, HostPort, Protocol, Route, TlsLevel};
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::id::ResolveId;
 use crate::outbound::{Evidence, Hop, Lane, Login, Outcome, Reason};
@@ -54,7 +54,7 @@ impl Engine {
         };
         self.table.set_state(job, JobState::Ready);
         if let Some(lane) = self.lanes.get_mut(no) {
-            lane.push(job, attempts);
+            lane.push(job, attempts, self.table.messages[message].priority);
             if lane.backed_off(now).is_some() {
                 self.table.unload(self.table.messages[message].id);
             }
@@ -156,7 +156,7 @@ impl Engine {
             .take(HOSTS_MAX)
             .map(|mx| Hop::from_mx(mx, port))
             .collect();
-        let no = self.mx_lane(hosts);
+        let no = self.mx_lane(hosts, set.authentic);
         self.remember(domain, no);
         Way::Lane
     }
@@ -180,10 +180,11 @@ impl Engine {
                     host: ip.to_string(),
                     port: config.delivery.port,
                 };
-                self.mx_lane(vec![Hop {
+                let hop = Hop {
                     host,
                     preference: 0,
-                }])
+                };
+                self.mx_lane(vec![hop], true)
             }
         };
         self.remember(domain, no);
@@ -195,7 +196,7 @@ impl Engine {
         self.domains.found(domain, no, until);
     }
 
-    fn mx_lane(&mut self, hosts: Vec<Hop>) -> LaneNo {
+    fn mx_lane(&mut self, hosts: Vec<Hop>, authentic: bool) -> LaneNo {
         let delivery = &self.config.delivery;
         let name = hosts
             .first()
@@ -207,6 +208,8 @@ impl Engine {
             tls: delivery.tls,
             login: None,
             route: false,
+            authentic,
+            protocol: Protocol::Smtp,
             source: None,
             messages_max: delivery.messages_per_connection,
         })
@@ -238,6 +241,8 @@ impl Engine {
             tls: route.tls.unwrap_or(delivery.tls),
             login,
             route: true,
+            authentic: true,
+            protocol: route.protocol,
             source: None,
             messages_max: delivery.messages_per_connection,
         })
@@ -298,10 +303,13 @@ fn lane_key(lane: &Lane) -> String {
         (&login.username, &login.password).hash(&mut hasher);
         hasher.finish()
     });
-    let mut key = format!(
-        "{} {tls} {login:x}",
-        if lane.route { "route" } else { "mx" }
-    );
+    let way = match (lane.route, lane.authentic, lane.protocol) {
+        (true, _, Protocol::Smtp) => "route",
+        (true, _, Protocol::Lmtp) => "lmtp",
+        (false, true, _) => "mx-authentic",
+        (false, false, _) => "mx",
+    };
+    let mut key = format!("{way} {tls} {login:x}");
     for Hop {
         host: HostPort { host, port },
         preference,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Engine;
 use crate::outbound::Reason;
-use crate::queue::job::JobState;
+use crate::queue::job::{JobState, MessageEntry};
 use crate::queue::reason::from_line;
 use crate::queue::tick::Tick;
 use crate::time::Instant;
@@ -39,6 +39,15 @@ impl Sweep {
             cursor: None,
             next: now.after(SWEEP),
         }
+    }
+}
+
+/// When the sender is told that a message is late. RFC 2852 §4: of one that said when, then.
+fn delayed(entry: &MessageEntry) -> Tick {
+    if entry.wants.late_notice() {
+        entry.late
+    } else {
+        entry.birth.after(DELAY)
     }
 }
 
@@ -132,7 +141,7 @@ impl Engine {
                     }
                 }
             }
-        } else if !entry.delay_reported && now.since(entry.birth) >= DELAY {
+        } else if !entry.delay_reported && now >= delayed(entry) {
             self.report_delay(message);
         }
     }

@@ -169,8 +169,12 @@ impl Session {
     fn protocol(&self, banner: &mut Vec<u8>) -> server::Connection {
         let config = &self.setup.config;
         let mut offer = server::Config::new(config.hostname.clone());
-        // A message is not marked for REQUIRETLS on its way through the queue yet: RFC 8689 §4.1.
-        offer.extensions = offer.extensions.without(Extension::RequireTls);
+        offer = offer
+            .with(Extension::FutureRelease)
+            .with(Extension::DeliverBy)
+            .with(Extension::MtPriority);
+        let until_max = self.now.unix.as_secs() + u64::from(offer.future_release.secs_max);
+        offer.future_release.until_max = until_max;
         offer.limits.message_size = config.limits.message_size;
         offer.limits.recipients = u32::try_from(config.limits.recipients).unwrap_or(u32::MAX);
         match self.listener_tls() {

@@ -228,6 +228,7 @@ pub struct Headers {
     received: usize,
     date: bool,
     message_id: bool,
+    tls_not_required: bool,
     from: Author,
     sender: Author,
 }
@@ -267,6 +268,12 @@ impl Headers {
     #[must_use]
     pub fn has_message_id(&self) -> bool {
         self.message_id
+    }
+
+    /// Whether a `TLS-Required: No` says that delivery matters more than TLS. RFC 8689 §3.
+    #[must_use]
+    pub fn tls_not_required(&self) -> bool {
+        self.tls_not_required
     }
 
     /// Whether some octet is above 127: then the next hop must offer SMTPUTF8. RFC 6531 §3.2.
@@ -377,6 +384,7 @@ impl Headers {
             received: 0,
             date: false,
             message_id: false,
+            tls_not_required: false,
             from: Author::Missing,
             sender: Author::Missing,
         }
@@ -427,6 +435,8 @@ impl Headers {
             self.message_id = true;
         } else if is("Received") {
             self.received += 1;
+        } else if is("TLS-Required") {
+            self.tls_not_required |= field[value].trim_ascii().eq_ignore_ascii_case(b"No");
         } else if is("Bcc") || is("Resent-Bcc") || is_control(name) {
             return Ok(());
         }

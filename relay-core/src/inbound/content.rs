@@ -12,14 +12,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smtp_proto::server::Rejection;
-use smtp_proto::{BodyType, MailParams, ReversePath};
+use smtp_proto::{AuthParam, BodyType, MailParams, ReversePath};
 
 use super::body::{HeaderFilter, Received};
 use crate::config::{Credential, SigningDomain};
 use crate::engine::{Refusal, Submission};
 use crate::id::MessageId;
+use crate::queue::handling::{Handling, TlsWish};
 use crate::queue::message::{BODY_MEMORY_MAX, Body, BodyKind, Envelope, Origin, Recipient};
 use crate::sign::{self, Signing, Unsigned};
+use crate::time::UnixTime;
 
 /// The size of the pieces that go to the spool, in octets.
 const SPOOL_PIECE: usize = 64 * 1024;
@@ -30,6 +32,8 @@ pub(super) struct Transaction {
     pub(super) id: MessageId,
     pub(super) from: ReversePath,
     pub(super) params: MailParams,
+    /// What `params` ask for, from the time of MAIL on.
+    pub(super) handling: Handling,
     /// Who sends it. A later reload of the configuration changes nothing for this message.
     pub(super) credential: Arc<Credential>,
     pub(super) recipients: Vec<Recipient>,
@@ -43,11 +47,20 @@ impl Transaction {
         from: ReversePath,
         params: MailParams,
         credential: Arc<Credential>,
+        now: UnixTime,
     ) -> Self {
+        let mut handling = Handling::new(&params, now);
+        // RFC 4954 §5: a client that is not trusted to speak for others is not believed about them.
+        if let Some(AuthParam::Mailbox(submitter)) = &handling.submitter
+            && !credential.allows(submitter)
+        {
+            handling.submitter = Some(AuthParam::Unknown);
+        }
         Self {
             id,
             from,
             params,
+            handling,
             credential,
             recipients: Vec::new(),
             spooled: false,
@@ -147,10 +160,15 @@ impl Content {
         if kind != BodyKind::Binary && !self.filter.ends_in_crlf() {
             self.buffer.extend_from_slice(b"\r\n");
         }
-        let headers_utf8 = self
-            .filter
-            .headers()
-            .is_some_and(super::body::Headers::needs_smtputf8);
+        let headers = self.filter.headers();
+        let headers_utf8 = headers.is_some_and(super::body::Headers::needs_smtputf8);
+        let mut handling = transaction.handling.clone();
+        // RFC 8689 §3: where REQUIRETLS is said, the header field is ignored.
+        if handling.tls == TlsWish::AsConfigured
+            && headers.is_some_and(super::body::Headers::tls_not_required)
+        {
+            handling.tls = TlsWish::NotRequired;
+        }
         let size = self.spooled + self.buffer.len() as u64;
         let rest = Bytes::from(std::mem::take(&mut self.buffer));
         let (last, body) = match self.spooled {
@@ -163,6 +181,7 @@ impl Content {
             envid: transaction.params.envid.clone(),
             body: kind,
             smtputf8: transaction.smtputf8() || headers_utf8,
+            handling,
             recipients: transaction.recipients.clone(),
         };
         // Beginning is over: what is left is to end it, or the reason why it did not begin.

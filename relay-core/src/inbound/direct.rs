@@ -38,7 +38,7 @@ pub struct Draft {
     pub credential: Option<Arc<Credential>>,
     /// The reverse-path.
     pub from: ReversePath,
-    /// RET, ENVID, SMTPUTF8 and BODY; the default says nothing.
+    /// RET, ENVID, SMTPUTF8, BODY, and how it is to be handled; the default says nothing.
     pub params: MailParams,
     /// The recipients, at least one.
     pub recipients: Vec<Recipient>,
@@ -242,7 +242,7 @@ pub fn prepare(
         let text = format!("Message too large; the limit is {size_max} octets");
         return Err(refuse(Rejection::TOO_LARGE, text));
     }
-    let mut transaction = Transaction::new(id, draft.from, draft.params, credential);
+    let mut transaction = Transaction::new(id, draft.from, draft.params, credential, now.unix);
     transaction.recipients = draft.recipients;
     let received = Received {
         helo: "",

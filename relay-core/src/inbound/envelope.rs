@@ -66,7 +66,8 @@ impl Session {
         match (answer, self.client.credential()) {
             (Answer::Engine(engine::Answer::Mail(id)), Some(credential)) => {
                 let credential = Arc::clone(credential);
-                let transaction = Transaction::new(id, mail.from, mail.params, credential);
+                let transaction =
+                    Transaction::new(id, mail.from, mail.params, credential, self.now.unix);
                 self.transaction = Some(Box::new(transaction));
                 self.accept("");
             }

@@ -14,7 +14,7 @@
 //! Every way out is a [`Progress`]: what a failure means is decided by [`super::outcome`], what TLS is
 //! needed by [`super::tls_policy`]. Each phase has one deadline, whatever drips in meanwhile.
 //!
-//! RFC 5321 §3.1, §3.2, §4.1.4, §4.5.3.2.1; RFC 3207 §4; RFC 4954 §4; RFC 8314 §3.3 (port 465).
+//! RFC 5321 §3.1, §3.2, §4.1.4, §4.5.3.2.1; RFC 3207 §4; RFC 4954 §4; RFC 8314 §3.3 (port 465); RFC 2033 §4.1 (LHLO).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use super::io::{Lane, Login};
 use super::link::{Asked, End, Link, Received};
 use super::tls_policy::{Choice, TlsFault};
 use crate::channel::ClientTls;
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::machine::Timer;
 use crate::rng::Rng;
 use crate::sasl;
@@ -184,7 +184,7 @@ impl Opening {
         match &self.phase {
             Phase::Handshake(asked) => Some(*asked),
             Phase::StartTls => Some(Asked::StartTls),
-            Phase::Hello(Hello::Ehlo) if link.is_secured() => Some(Asked::StartTls),
+            Phase::Hello(Hello::Ehlo | Hello::Lhlo) if link.is_secured() => Some(Asked::StartTls),
             Phase::Greeting if link.is_secured() => Some(Asked::Port),
             Phase::Hello(_) | Phase::Greeting | Phase::Auth(_) => None,
         }
@@ -220,7 +220,7 @@ impl Opening {
                 Ok(Say::Nothing)
             }
             // RFC 3207 §4.2: "the client SHOULD send an EHLO command as the first command".
-            Phase::Handshake(Asked::StartTls) => Ok(Say::Hello(Hello::Ehlo)),
+            Phase::Handshake(Asked::StartTls) => Ok(Say::Hello(hello(setup.lane))),
             Phase::Greeting | Phase::Hello(_) | Phase::StartTls | Phase::Auth(_) => {
                 Ok(Say::Nothing)
             }
@@ -230,7 +230,7 @@ impl Opening {
     fn heard(&mut self, reply: Reply, link: &mut Link, setup: &Setup<'_>) -> Result<Say, Stop> {
         let failed = |stage, reply| Err(Progress::Failed(stage, Finding::Reply(reply)));
         match (&mut self.phase, reply.severity()) {
-            (Phase::Greeting, Severity::Success) => Ok(Say::Hello(Hello::Ehlo)),
+            (Phase::Greeting, Severity::Success) => Ok(Say::Hello(hello(setup.lane))),
             (Phase::Hello(_), Severity::Success) => after_hello(link, setup),
             (Phase::StartTls, Severity::Success) => Ok(Say::Handshake),
             // RFC 5321 §3.2: "older SMTP servers ... the client [falls] back to HELO".
@@ -315,6 +315,14 @@ impl Opening {
                 Progress::Ready
             }
         }
+    }
+}
+
+/// RFC 2033 §4.1: LHLO in the place of EHLO, and nothing to fall back to.
+fn hello(lane: &Lane) -> Hello {
+    match lane.protocol {
+        Protocol::Smtp => Hello::Ehlo,
+        Protocol::Lmtp => Hello::Lhlo,
     }
 }
 

@@ -166,4 +166,12 @@ pub(super) enum Need {
     BinaryMime,
     /// A larger SIZE than this. RFC 1870.
     Size(u64),
+    /// TLS with a certificate that names the host, and a host whose name is certain. RFC 8689 §4.2.1.
+    VerifiedTls,
+    /// REQUIRETLS. RFC 8689 §4.2.1.
+    RequireTls,
+    /// DELIVERBY, to return what is late. RFC 2852 §4.1.4.
+    DeliverBy,
+    /// More time than is left. RFC 2852 §4.1.4.
+    Time,
 }

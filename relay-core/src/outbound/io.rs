@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{HostPort, TlsLevel};
+use crate::config::{HostPort, Protocol, TlsLevel};
 use crate::dns::{AddressAnswer, Mx};
 use crate::engine::Next;
 use crate::id::MessageId;
@@ -28,6 +28,10 @@ pub struct Lane {
     pub login: Option<Login>,
     /// A route may name a loopback or private host on purpose; an MX may not.
     pub route: bool,
+    /// The names of the hosts are certain: an operator wrote them, or DNSSEC proved them.
+    pub authentic: bool,
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// The address to send from; none lets the system choose.
     pub source: Option<IpAddr>,
     /// Messages on one connection.

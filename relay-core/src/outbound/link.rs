@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use smtp_proto::client::{Capabilities, Connection, Event, Fatal, Progress, SendError};
 
+use super::envelope::Standing;
 use super::finding::Loss;
 use super::io::Evidence;
 use super::outcome::{Seen, Then};
@@ -23,6 +24,8 @@ pub(super) struct Link {
     pub(super) local: SocketAddr,
     /// The TLS that it is held to.
     pub(super) policy: TlsPolicy,
+    /// It is certain that this is the host to talk to, if it is the one that its name says.
+    authentic: bool,
     /// The client.
     pub(super) smtp: Connection,
     /// Messages that ended on it.
@@ -90,11 +93,17 @@ impl From<End> for Loss {
 
 impl Link {
     /// A connection that was just made.
-    pub(super) fn new(candidate: Candidate, local: SocketAddr, policy: TlsPolicy) -> Self {
+    pub(super) fn new(
+        candidate: Candidate,
+        local: SocketAddr,
+        policy: TlsPolicy,
+        authentic: bool,
+    ) -> Self {
         Self {
             candidate,
             local,
             policy,
+            authentic,
             smtp: Connection::new(),
             messages: 0,
             transactions: 0,
@@ -224,6 +233,16 @@ impl Link {
             accepted: false,
             tls_given_up: self.candidate.tls_given_up || self.tls_refused.is_some(),
             route: false,
+        }
+    }
+
+    /// What [`super::envelope`] is told of it.
+    pub(super) fn standing(&self, now: UnixTime) -> Standing {
+        let proved = self.verdict().is_some_and(Verdict::is_verified);
+        Standing {
+            verified: self.authentic && self.is_secured() && proved,
+            authenticated: self.smtp.is_authenticated(),
+            now,
         }
     }
 

@@ -232,7 +232,7 @@ impl Delivery {
 
     fn open(&mut self, candidate: Candidate, local: std::net::SocketAddr) {
         let policy = TlsPolicy::of(&self.lane, candidate.address.ip());
-        let mut link = Box::new(Link::new(candidate, local, policy));
+        let mut link = Box::new(Link::new(candidate, local, policy, self.lane.authentic));
         let (opening, progress) = Opening::begin(&mut link, &mut self.setup());
         self.opened(link, opening, progress);
     }
@@ -326,7 +326,7 @@ impl Delivery {
         };
         // The engine names recipients by it.
         work.job.loaded = Some(Arc::clone(&loaded));
-        let (transaction, progress) = Transaction::begin(loaded, &mut link, work, self.now.instant);
+        let (transaction, progress) = Transaction::begin(loaded, &mut link, work, self.now);
         self.sent(link, Box::new(transaction), progress);
     }
 

@@ -395,8 +395,32 @@ fn judge_need(stage: Stage, need: Need) -> Verdict {
             "size",
             format!("the host takes messages of up to {max} octets"),
         ),
+        Need::VerifiedTls => {
+            let text = "the message requires TLS, and the host did not prove who it is";
+            ("5.7.10", "requiretls-tls", text.to_owned())
+        }
+        Need::RequireTls => {
+            let text =
+                "the message requires TLS on every hop, and the host does not offer REQUIRETLS";
+            ("5.7.30", "requiretls", text.to_owned())
+        }
+        Need::DeliverBy => {
+            let text = "the message is to be returned when it is late, and the host does not offer DELIVERBY";
+            ("5.3.3", "deliver-by-unsupported", text.to_owned())
+        }
+        Need::Time => {
+            let text = "the time in which the message was to be delivered is over";
+            ("5.4.7", "deliver-by", text.to_owned())
+        }
     };
-    ours(Fate::Bounced, Then::Keep, stage, status, rule, text)
+    let fate = match need {
+        // Another host may do better, and this one when its certificate is mended.
+        Need::VerifiedTls => Fate::NextHost { permanent: false },
+        Need::RequireTls => Fate::NextHost { permanent: true },
+        Need::EightBitMime | Need::SmtpUtf8 | Need::BinaryMime | Need::Size(_) => Fate::Bounced,
+        Need::DeliverBy | Need::Time => Fate::Bounced,
+    };
+    ours(fate, Then::Keep, stage, status, rule, text)
 }
 
 /// A verdict in our own words.

@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_proto::client::{Awaiting, Capabilities, Connection, Event, SendError};
+use smtp_proto::client::{Awaiting, Connection, Event, SendError};
 use smtp_proto::{BodyType, ForwardPath, MailParams, Reply, Severity};
 
 use super::envelope::{lacks, mail_params, rcpt_params};
@@ -36,7 +36,7 @@ use super::outcome::{Fate, Seen, Then, Verdict, judge};
 use super::work::Work;
 use crate::machine::Timer;
 use crate::queue::store::LoadFailed;
-use crate::time::Instant;
+use crate::time::{Instant, Now};
 
 /// Recipients of one transaction, where the host names no limit. RFC 5321 §4.5.3.1.8: every server
 /// takes 100.
@@ -124,10 +124,12 @@ impl Transaction {
         loaded: Arc<Loaded>,
         link: &mut Link,
         work: &mut Work,
-        now: Instant,
+        now: Now,
     ) -> (Self, Progress) {
+        let host = link.standing(now.unix);
+        let now = now.instant;
         let mut transaction = Self {
-            mail: mail_params(&loaded, link.offers()),
+            mail: mail_params(&loaded, link.offers(), host),
             loaded,
             pending: VecDeque::new(),
             batch: VecDeque::new(),
@@ -141,7 +143,12 @@ impl Transaction {
             closing: None,
             deaf: None,
         };
-        transaction.settle_unsendable(link.offers(), work);
+        if let Some(need) = lacks(&transaction.loaded.message, link.offers(), host) {
+            let verdict = judge(Stage::Mail, &Finding::Lacks(need), Seen::default());
+            let progress = leave(Stage::Mail, verdict, work);
+            return (transaction, progress);
+        }
+        transaction.settle_unsendable(work);
         transaction.pending = work.unsettled().into();
         let progress = transaction.next_batch(link, work, now);
         (transaction, progress)
@@ -190,14 +197,10 @@ impl Transaction {
         self.cut(Finding::Lost(loss), link, work)
     }
 
-    /// Settles what this host cannot be sent.
-    fn settle_unsendable(&self, offers: &Capabilities, work: &mut Work) {
-        let message = &self.loaded.message;
-        let envelope = &message.envelope;
+    /// Settles the recipients that this host cannot be named.
+    fn settle_unsendable(&self, work: &mut Work) {
+        let envelope = &self.loaded.message.envelope;
         let bounce = |need| judge(Stage::Mail, &Finding::Lacks(need), Seen::default());
-        if let Some(need) = lacks(envelope, message.size, offers) {
-            work.settle_rest(&bounce(need));
-        }
         for position in work.unsettled() {
             let index = work.job.recipients[position];
             match envelope.recipients.get(index as usize) {
@@ -396,14 +399,17 @@ impl Transaction {
             Awaiting::Data if ok && nobody => self.phase = end_of_nothing(link),
             Awaiting::Data if ok => self.phase = Phase::Body(0),
             Awaiting::Data => self.settle_accepted(Stage::Data, &Finding::Reply(reply), link, work),
-            Awaiting::BodyEnd { .. } => {
+            Awaiting::BodyEnd { rcpt } => {
                 link.open_transaction = false;
                 let finding = match &self.deaf {
                     // It cannot speak of a message whose end could not be written.
                     Some((loss, _)) if ok => Finding::Lost(loss.clone()),
                     Some(_) | None => Finding::Reply(reply),
                 };
-                self.settle_accepted(Stage::Dot, &finding, link, work);
+                match rcpt.and_then(|index| self.named.get(index)) {
+                    Some(&position) => self.settle_one(position, &finding, link, work),
+                    None => self.settle_accepted(Stage::Dot, &finding, link, work),
+                }
             }
             Awaiting::Rcpt { .. } => self.confused |= ok,
             Awaiting::Mail | Awaiting::Reset => {}
@@ -484,6 +490,14 @@ impl Transaction {
         for position in self.accepted.drain(..) {
             work.settle(position, &verdict);
         }
+    }
+
+    /// RFC 2033 §4.2: LMTP answers the end of the body once for each recipient that it accepted.
+    fn settle_one(&mut self, position: usize, finding: &Finding, link: &mut Link, work: &mut Work) {
+        let verdict = judge(Stage::Dot, finding, link.seen());
+        link.end_with(verdict.then);
+        self.accepted.retain(|&accepted| accepted != position);
+        work.settle(position, &verdict);
     }
 
     fn wait(&mut self, link: &Link, now: Instant) -> Progress {

@@ -18,7 +18,7 @@ use super::store::Place;
 use super::tick::Tick;
 use crate::bounce::{self, Action};
 use crate::id::MessageId;
-use smtp_proto::ReversePath;
+use smtp_proto::{ByMode, ReversePath};
 
 /// The end of a list of jobs.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -30,7 +30,7 @@ pub(crate) struct MessageEntry {
     pub(crate) place: Place,
     /// When its age began to count.
     pub(crate) birth: Tick,
-    /// When it was accepted, in seconds since 1970.
+    /// When it was accepted, or is to be released, in seconds since 1970.
     pub(crate) accepted: u32,
     /// In octets.
     pub(crate) size: u32,
@@ -45,6 +45,10 @@ pub(crate) struct MessageEntry {
     /// How many of its jobs are resolving, ready or being delivered.
     pub(crate) busy: u32,
     pub(crate) wants: Wants,
+    /// From -9 to 9. RFC 6710.
+    pub(crate) priority: i8,
+    /// When it is late, if the sender said so: [`Wants`] tells what happens then. RFC 2852.
+    pub(crate) late: Tick,
     pub(crate) held: bool,
     /// The report of a delay was made, or nobody wants it.
     pub(crate) delay_reported: bool,
@@ -59,12 +63,20 @@ impl Wants {
     const FAILURE: u8 = 2;
     const DELAY: u8 = 4;
     const SUCCESS: u8 = 8;
+    const LATE_RETURN: u8 = 16;
+    const LATE_NOTICE: u8 = 32;
 
     /// What the envelope asks for: nothing to the null sender (RFC 5321 §4.5.5), failures and delays
     /// where NOTIFY is absent.
     pub(crate) fn of(message: &Message) -> Self {
+        let deadline = message.envelope.handling.deadline;
+        let late = match deadline.map(|deadline| deadline.mode) {
+            None => 0,
+            Some(ByMode::Return) => Self::LATE_RETURN,
+            Some(ByMode::Notify) => Self::LATE_NOTICE,
+        };
         if message.envelope.from == ReversePath::Null {
-            return Self(Self::NULL_SENDER);
+            return Self(Self::NULL_SENDER | late);
         }
         let recipients = &message.envelope.recipients;
         let until = message.accepted;
@@ -73,7 +85,7 @@ impl Wants {
                 .iter()
                 .any(|r| bounce::is_wanted(action, r.notify))
         };
-        let mut bits = 0;
+        let mut bits = late;
         for (action, bit) in [
             (Action::Failed, Self::FAILURE),
             (Action::Delayed { until }, Self::DELAY),
@@ -100,6 +112,16 @@ impl Wants {
 
     pub(crate) const fn success(self) -> bool {
         self.0 & Self::SUCCESS != 0
+    }
+
+    /// The message is returned when it is late. RFC 2852 §4.
+    pub(crate) const fn late_return(self) -> bool {
+        self.0 & Self::LATE_RETURN != 0
+    }
+
+    /// The sender is told when it is late. RFC 2852 §4.
+    pub(crate) const fn late_notice(self) -> bool {
+        self.0 & Self::LATE_NOTICE != 0
     }
 }
 

@@ -8,10 +8,10 @@
 //!                          └──┘ each success doubles the connections, up to the limit
 //! ```
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ranked::Ranked;
 use super::schedule::part;
 use super::tick::Tick;
 use crate::outbound::Lane;
@@ -44,8 +44,8 @@ pub(crate) struct LaneEntry {
     pub(crate) spec: Arc<Lane>,
     /// The text by which the lane is found again.
     pub(crate) key: Arc<str>,
-    fresh: VecDeque<u32>,
-    retried: VecDeque<u32>,
+    fresh: Ranked,
+    retried: Ranked,
     /// Fresh jobs served since the last retried one.
     fresh_run: u8,
     /// Open connections.
@@ -86,8 +86,8 @@ impl LaneEntry {
         Self {
             spec,
             key,
-            fresh: VecDeque::new(),
-            retried: VecDeque::new(),
+            fresh: Ranked::default(),
+            retried: Ranked::default(),
             fresh_run: 0,
             connections: 0,
             limit: 1,
@@ -101,20 +101,20 @@ impl LaneEntry {
     }
 
     /// Adds a job that is due.
-    pub(crate) fn push(&mut self, job: u32, attempts: u16) {
+    pub(crate) fn push(&mut self, job: u32, attempts: u16, priority: i8) {
         if attempts == 0 {
-            self.fresh.push_back(job)
+            self.fresh.push_back(job, priority)
         } else {
-            self.retried.push_back(job)
+            self.retried.push_back(job, priority)
         }
     }
 
     /// Puts a job back to where it came from: it is the next.
-    pub(crate) fn push_front(&mut self, job: u32, attempts: u16) {
+    pub(crate) fn push_front(&mut self, job: u32, attempts: u16, priority: i8) {
         if attempts == 0 {
-            self.fresh.push_front(job)
+            self.fresh.push_front(job, priority)
         } else {
-            self.retried.push_front(job)
+            self.retried.push_front(job, priority)
         }
     }
 
@@ -131,14 +131,16 @@ impl LaneEntry {
 
     /// Takes all ready jobs out.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = u32> {
-        std::mem::take(&mut self.fresh)
-            .into_iter()
-            .chain(std::mem::take(&mut self.retried))
+        let (mut fresh, mut retried) = (
+            std::mem::take(&mut self.fresh),
+            std::mem::take(&mut self.retried),
+        );
+        std::iter::from_fn(move || fresh.pop_front().or_else(|| retried.pop_front()))
     }
 
     /// The handles of the ready jobs, and of jobs that went meanwhile.
     pub(crate) fn jobs(&self) -> Vec<u32> {
-        self.fresh.iter().chain(&self.retried).copied().collect()
+        self.fresh.iter().chain(self.retried.iter()).collect()
     }
 
     /// How many jobs are ready.
@@ -229,7 +231,7 @@ impl LaneEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TlsLevel;
+    use crate::config::{Protocol, TlsLevel};
 
     fn lane() -> LaneEntry {
         let spec = Lane {
@@ -238,6 +240,8 @@ mod tests {
             tls: TlsLevel::Opportunistic,
             login: None,
             route: false,
+            authentic: false,
+            protocol: Protocol::Smtp,
             source: None,
             messages_max: 100,
         };
@@ -251,8 +255,8 @@ mod tests {
     #[test]
     fn fresh_jobs_go_first_and_retried_ones_are_not_starved() {
         let mut lane = lane();
-        (0..8).for_each(|job| lane.push(job, 0));
-        (10..14).for_each(|job| lane.push(job, 3));
+        (0..8).for_each(|job| lane.push(job, 0, 0));
+        (10..14).for_each(|job| lane.push(job, 3, 0));
         let order: Vec<u32> = std::iter::from_fn(|| lane.pop()).collect();
         assert_eq!(order, [0, 1, 2, 10, 3, 4, 5, 11, 6, 7, 12, 13]);
     }
@@ -260,7 +264,7 @@ mod tests {
     #[test]
     fn connections_double_with_success_up_to_the_limit() {
         let mut lane = lane();
-        (0..100).for_each(|job| lane.push(job, 0));
+        (0..100).for_each(|job| lane.push(job, 0, 0));
         let mut seen = Vec::new();
         for _ in 0..6 {
             while lane.wants_connection(10, now()) {
@@ -277,9 +281,9 @@ mod tests {
         let mut lane = lane();
         lane.limit = 8;
         lane.connections = 3;
-        (0..2).for_each(|job| lane.push(job, 0));
+        (0..2).for_each(|job| lane.push(job, 0, 0));
         assert!(!lane.wants_connection(10, now()));
-        lane.push(2, 0);
+        lane.push(2, 0, 0);
         assert!(lane.wants_connection(10, now()));
     }
 
@@ -287,7 +291,7 @@ mod tests {
     fn back_off_doubles_up_to_half_an_hour_and_ends_with_one_probe() {
         let mut lane = lane();
         let mut rng = Rng::from_number(5);
-        lane.push(1, 0);
+        lane.push(1, 0, 0);
         lane.connections = 1;
         let mut at = now();
         for minutes in [1, 2, 4, 8, 16, 30, 30] {
@@ -314,7 +318,7 @@ mod tests {
     #[test]
     fn one_refused_connection_of_several_only_squeezes() {
         let mut lane = lane();
-        (0..100).for_each(|job| lane.push(job, 0));
+        (0..100).for_each(|job| lane.push(job, 0, 0));
         (0..3).for_each(|_| lane.succeeded(10));
         lane.connections = 5;
         let mut rng = Rng::from_number(5);

@@ -224,7 +224,7 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TlsLevel;
+    use crate::config::{Protocol, TlsLevel};
     use crate::rng::Rng;
 
     const CAPS: Caps = Caps { all: 8, lane: 4 };
@@ -240,10 +240,12 @@ mod tests {
             tls: TlsLevel::Opportunistic,
             login: None,
             route: false,
+            authentic: false,
+            protocol: Protocol::Smtp,
             source: None,
             messages_max: 100,
         });
-        (0..jobs).for_each(|job| lanes.get_mut(no).unwrap().push(job, 0));
+        (0..jobs).for_each(|job| lanes.get_mut(no).unwrap().push(job, 0, 0));
         lanes.enlist(no, CAPS, now());
         no
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use smtp_proto::{EnvId, Mailbox, Notify, Orcpt, Ret, ReversePath};
 
+use super::handling::Handling;
 use crate::id::MessageId;
 use crate::time::UnixTime;
 
@@ -19,6 +20,8 @@ pub struct Envelope {
     pub body: BodyKind,
     /// SMTPUTF8 was asked for, or the addresses or headers need it. RFC 6531.
     pub smtputf8: bool,
+    /// How the sender wants it handled.
+    pub handling: Handling,
     /// The recipients, in the order of their RCPT commands.
     pub recipients: Vec<Recipient>,
 }

@@ -12,12 +12,14 @@
 //! [`record`] say what of it is on disk, `recover` what a restart makes of that.
 
 pub(crate) mod domain;
+pub mod handling;
 pub(crate) mod intern;
 pub(crate) mod job;
 pub(crate) mod lane;
 pub(crate) mod lanes;
 pub mod message;
 pub(crate) mod pool;
+pub(crate) mod ranked;
 pub(crate) mod reason;
 pub(crate) mod recipients;
 pub mod record;

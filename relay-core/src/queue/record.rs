@@ -10,6 +10,7 @@
 //! checksum but the salt: a random number that peers do not know, so that no body and no reply holds
 //! octets that pass for a record when a damaged file is searched for the next whole one.
 
+mod handling;
 mod message;
 mod note;
 #[cfg(test)]
@@ -24,8 +25,16 @@ pub use note::{NOTE_ALIGN, NOTE_MAX, Note};
 use crate::time::UnixTime;
 use wire::{Reader, Writer};
 
-/// The version of the format that this code writes.
+/// The version of the format of files, and of records without [`Handling`].
+///
+/// [`Handling`]: crate::queue::handling::Handling
 pub const VERSION: u8 = 2;
+
+/// The version of a record that has [`Handling`] at its end. What has none is written as [`VERSION`],
+/// which older relays read too.
+///
+/// [`Handling`]: crate::queue::handling::Handling
+pub const VERSION_HANDLING: u8 = 3;
 
 /// Octets that are not what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

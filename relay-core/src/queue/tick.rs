@@ -17,7 +17,6 @@ pub(crate) struct Tick(u32);
 
 impl Tick {
     /// Later than all others.
-    #[cfg(test)]
     pub(crate) const NEVER: Self = Self(u32::MAX);
 
     /// `wait` after this, rounded up: nothing is due before its time.
@@ -95,6 +94,12 @@ impl Clock {
         let ahead = u64::try_from(tick.since(now).as_millis()).unwrap_or(u64::MAX);
         let behind = u64::try_from(now.since(tick).as_millis()).unwrap_or(u64::MAX);
         UnixTime::from_millis(millis.saturating_add(ahead).saturating_sub(behind))
+    }
+
+    /// When the wall clock will show a time, or showed it.
+    pub(crate) fn tick_at(&self, at: UnixTime) -> Tick {
+        let now = self.now.unix;
+        self.tick().after(at.since(now)).before(now.since(at))
     }
 }
 

@@ -448,6 +448,7 @@ fn a_submission_is_signed_in_front() {
             envid: None,
             body: BodyKind::SevenBit,
             smtputf8: false,
+            handling: crate::queue::handling::Handling::default(),
             recipients: Vec::new(),
         },
         prefix: Bytes::new(),

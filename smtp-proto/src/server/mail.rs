@@ -1,12 +1,15 @@
 //! MAIL: the one command that opens a transaction.
 //!
-//! Implements RFC 5321 §4.1.1.2 and §3.3, RFC 1870 §6.1 (the declared size).
+//! Implements RFC 5321 §4.1.1.2 and §3.3, RFC 1870 §6.1 (the declared size) and
+//! RFC 4865 §4 (the longest hold).
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Connection, Envelope, Event, Mail, Pending, Rejection, State};
 use crate::command::{Command, CommandError};
-use crate::param::BodyType;
+use crate::param::{BodyType, Hold};
+use crate::time_text::Utc;
 
 impl Connection {
     pub(super) fn mail(
@@ -37,6 +40,10 @@ impl Connection {
             self.error(Rejection::TOO_LARGE, &text, wire);
             return None;
         }
+        if let Some(text) = self.held_too_long(params.hold) {
+            self.error(Rejection::permanent(501, 5, 4), &text, wire);
+            return None;
+        }
         self.refused = None;
         self.state = State::Pending(Pending::Mail(Envelope {
             smtputf8: params.smtputf8,
@@ -44,5 +51,21 @@ impl Connection {
             recipients: 0,
         }));
         Some(Event::Mail(Mail { from, params }))
+    }
+
+    /// Why a message is not held as long as that. RFC 4865 §4: no longer than was offered.
+    fn held_too_long(&self, hold: Option<Hold>) -> Option<String> {
+        let offered = self.config.future_release;
+        match hold? {
+            Hold::For(secs) if secs.get() > offered.secs_max => Some(alloc::format!(
+                "Held too long; the limit is {} seconds",
+                offered.secs_max
+            )),
+            Hold::Until(unix) if unix > offered.until_max => Some(alloc::format!(
+                "Held too long; the limit is {}",
+                Utc(offered.until_max)
+            )),
+            Hold::For(_) | Hold::Until(_) => None,
+        }
     }
 }

@@ -316,6 +316,7 @@ pub(super) fn route(domain: &str, sink: &Sink) -> Route {
             host: sink.address().ip().to_string(),
             port: sink.address().port(),
         }],
+        protocol: relay_core::config::Protocol::Smtp,
         tls: None,
         username: None,
         password_file: None,

@@ -417,6 +417,7 @@ fn routes_go_before_names_and_the_first_match_wins() {
     let route = |domain, name: &str| Route {
         domain,
         hosts: vec![host(name), host("second.example")],
+        protocol: crate::config::Protocol::Smtp,
         tls: Some(TlsLevel::Verify),
         username: Some("u".into()),
         password_file: None,

@@ -6,6 +6,7 @@
 mod administration;
 mod admission;
 mod delivery;
+mod handling;
 mod lanes;
 mod memory;
 mod recovery;

@@ -146,6 +146,7 @@ pub(super) fn mail(from: &str, to: &[&str]) -> Envelope {
         envid: None,
         body: BodyKind::SevenBit,
         smtputf8: false,
+        handling: Default::default(),
         recipients: to.iter().map(recipient).collect(),
     }
 }

@@ -8,6 +8,7 @@ mod any_client;
 mod auth;
 mod dialogue;
 mod direct;
+mod handling;
 mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -3,6 +3,7 @@
 mod chaos;
 mod cli;
 mod flow;
+mod handling;
 mod server;
 mod sink;
 mod tls;
@@ -17,10 +18,11 @@ use bytes::Bytes;
 use smtp_proto::{Domain, Mailbox, ReversePath};
 
 use super::*;
-use crate::config::TlsLevel;
+use crate::config::{Protocol, TlsLevel};
 use crate::dns::{Addresses, DnsFailure};
 use crate::id::MessageId;
 use crate::machine::{Input, Machine};
+use crate::queue::handling::Handling;
 use crate::queue::message::{Body, BodyKind, Envelope, Message, Origin, Recipient};
 use crate::queue::store::{LoadFailed, Place};
 use crate::time::UnixTime;
@@ -55,6 +57,8 @@ pub(super) fn lane(hosts: &[&str]) -> Lane {
         tls: TlsLevel::Opportunistic,
         login: None,
         route: false,
+        authentic: false,
+        protocol: Protocol::Smtp,
         source: None,
         messages_max: 100,
     }
@@ -69,6 +73,7 @@ struct Mail {
     body: Vec<u8>,
     kind: BodyKind,
     smtputf8: bool,
+    handling: Handling,
     spooled: bool,
 }
 
@@ -81,6 +86,7 @@ impl Default for Mail {
             body: b"Subject: hello\r\n\r\nA text.\r\n.dot\r\n".to_vec(),
             kind: BodyKind::SevenBit,
             smtputf8: false,
+            handling: Handling::default(),
             spooled: false,
         }
     }
@@ -220,6 +226,7 @@ impl World {
             envid: None,
             body: mail.kind,
             smtputf8: mail.smtputf8,
+            handling: mail.handling.clone(),
             recipients: mail.recipients.iter().map(|to| recipient(to)).collect(),
         };
         let message = Message {

@@ -24,7 +24,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn leaf(&self, name: &str, expired: bool) -> Arc<ServerTls> {
+    pub(super) fn leaf(&self, name: &str, expired: bool) -> Arc<ServerTls> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         if expired {

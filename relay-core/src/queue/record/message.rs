@@ -6,8 +6,9 @@ use bytes::Bytes;
 use smtp_proto::{EnvId, Mailbox, Notify, Orcpt, Ret, ReversePath};
 
 use super::wire::{Reader, Writer};
-use super::{Invalid, VERSION};
+use super::{Invalid, VERSION, VERSION_HANDLING, handling};
 use crate::id::MessageId;
+use crate::queue::handling::Handling;
 use crate::queue::message::{Body, BodyKind, Envelope, Message, Origin, Recipient};
 use crate::queue::store::Place;
 use crate::time::UnixTime;
@@ -51,6 +52,7 @@ pub struct Header {
     pub id: MessageId,
     /// The body is in a spool file.
     pub spooled: bool,
+    version: u8,
     envelope_len: u32,
     body_len: u32,
     payload_crc: u32,
@@ -91,7 +93,7 @@ impl Header {
         if reader.u32()? != crc32fast::hash(&bytes[..HEADER_LEN - 4]) {
             return Err(Invalid::Checksum);
         }
-        if version != VERSION {
+        if !(VERSION..=VERSION_HANDLING).contains(&version) {
             return Err(Invalid::Version(version));
         }
         if flags & !SPOOLED != 0 || reserved != [0; 10] {
@@ -111,6 +113,7 @@ impl Header {
             stamp,
             id,
             spooled,
+            version,
             envelope_len,
             body_len,
             payload_crc,
@@ -134,7 +137,7 @@ impl Header {
         writer.u32(moved.offset);
         writer.u32(self.stamp.batch);
         writer.u32(self.payload_crc);
-        writer.u8(VERSION);
+        writer.u8(self.version);
         writer.u8(if self.spooled { SPOOLED } else { 0 });
         bytes.resize(HEADER_LEN - 4, 0);
         let crc = crc32fast::hash(&bytes);
@@ -172,7 +175,7 @@ impl Header {
         let envelope = payload
             .get(..self.envelope_len as usize)
             .ok_or(Invalid::Short)?;
-        read_message(self.id, envelope)
+        read_message(self.id, envelope, self.version)
     }
 }
 
@@ -191,6 +194,7 @@ pub fn encode(out: &mut Vec<u8>, stamp: Stamp, message: &Message, body: &Body) {
         stamp,
         id: message.id,
         spooled,
+        version: version_of(&message.envelope),
         // A length past 32 bits would be past `RECORD_MAX` too, and is then refused by every reader.
         envelope_len: u32::try_from(envelope_len).unwrap_or(u32::MAX),
         body_len: u32::try_from(body.len()).unwrap_or(u32::MAX),
@@ -231,6 +235,14 @@ pub fn decode(record: &Bytes) -> Result<(Header, Message, Body), Invalid> {
     Ok((header, message, Body::Memory(body)))
 }
 
+fn version_of(envelope: &Envelope) -> u8 {
+    if envelope.handling == Handling::default() {
+        VERSION
+    } else {
+        VERSION_HANDLING
+    }
+}
+
 fn write_message(out: &mut Vec<u8>, message: &Message) {
     let mut writer = Writer(out);
     writer.u64(message.accepted.as_millis());
@@ -250,6 +262,9 @@ fn write_message(out: &mut Vec<u8>, message: &Message) {
         }
     }
     write_envelope(&mut writer, &message.envelope);
+    if version_of(&message.envelope) == VERSION_HANDLING {
+        handling::write(&mut writer, &message.envelope.handling);
+    }
 }
 
 fn write_envelope(writer: &mut Writer<'_>, envelope: &Envelope) {
@@ -274,7 +289,7 @@ fn write_envelope(writer: &mut Writer<'_>, envelope: &Envelope) {
     }
 }
 
-fn read_message(id: MessageId, bytes: &[u8]) -> Result<Message, Invalid> {
+fn read_message(id: MessageId, bytes: &[u8], version: u8) -> Result<Message, Invalid> {
     let mut reader = Reader(bytes);
     let accepted = UnixTime::from_millis(reader.u64()?);
     let size = reader.u64()?;
@@ -290,7 +305,10 @@ fn read_message(id: MessageId, bytes: &[u8]) -> Result<Message, Invalid> {
         ADDRESS_V6 => Some(Ipv6Addr::from(reader.bytes::<16>()?).into()),
         _ => return Err(Invalid::Content("an unknown address family")),
     };
-    let envelope = read_envelope(&mut reader)?;
+    let mut envelope = read_envelope(&mut reader)?;
+    if version == VERSION_HANDLING {
+        envelope.handling = handling::read(&mut reader)?;
+    }
     reader.end()?;
     let origin = Origin { credential, peer };
     Ok(Message {
@@ -336,6 +354,7 @@ fn read_envelope(reader: &mut Reader<'_>) -> Result<Envelope, Invalid> {
         envid: envid.transpose()?,
         body,
         smtputf8,
+        handling: Handling::default(),
         recipients,
     })
 }

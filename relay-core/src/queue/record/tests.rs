@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use smtp_proto::{EnvId, Mailbox, Notify, Orcpt, Ret, ReversePath};
+use smtp_proto::{AuthParam, ByMode, EnvId, Mailbox, Notify, Orcpt, Priority, Ret, ReversePath};
 
 use super::*;
 use crate::id::MessageId;
+use crate::queue::handling::{Deadline, Handling, TlsWish};
 use crate::queue::message::{Body, BodyKind, Envelope, Message, Origin, Recipient};
 use crate::queue::store::Place;
 
@@ -59,9 +60,42 @@ fn envelope() -> impl Strategy<Value = Envelope> {
             envid,
             body,
             smtputf8,
+            handling: Handling::default(),
             recipients,
         },
     )
+}
+
+fn handling() -> impl Strategy<Value = Handling> {
+    let tls = prop_oneof![
+        Just(TlsWish::AsConfigured),
+        Just(TlsWish::Required),
+        Just(TlsWish::NotRequired)
+    ];
+    let mode = prop_oneof![Just(ByMode::Notify), Just(ByMode::Return)];
+    let deadline = (any::<u64>(), mode, any::<bool>()).prop_map(|(at, mode, trace)| Deadline {
+        at: UnixTime::from_millis(at),
+        mode,
+        trace,
+    });
+    let submitter = prop_oneof![
+        Just(AuthParam::Unknown),
+        mailbox().prop_map(AuthParam::Mailbox)
+    ];
+    (
+        tls,
+        proptest::option::of((1..u64::MAX).prop_map(UnixTime::from_millis)),
+        proptest::option::of(deadline),
+        proptest::option::of((-9..=9i8).prop_filter_map("-9 to 9", Priority::new)),
+        proptest::option::of(submitter),
+    )
+        .prop_map(|(tls, release, deadline, priority, submitter)| Handling {
+            tls,
+            release,
+            deadline,
+            priority,
+            submitter,
+        })
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -71,7 +105,12 @@ fn message() -> impl Strategy<Value = Message> {
     );
     let numbers = (any::<u64>(), any::<u64>(), 40..=u64::MAX, any::<u32>());
     let prefix = proptest::collection::vec(any::<u8>(), 0..40);
-    (numbers, origin, envelope(), prefix).prop_map(
+    let handling = prop_oneof![Just(Handling::default()), handling()];
+    let envelope = (envelope(), handling).prop_map(|(envelope, handling)| Envelope {
+        handling,
+        ..envelope
+    });
+    (numbers, origin, envelope, prefix).prop_map(
         |((id, accepted, size, header_size), origin, envelope, prefix)| Message {
             id: MessageId::from_u64(id),
             accepted: UnixTime::from_millis(accepted),
@@ -232,4 +271,26 @@ fn a_file_header_reads_back_and_its_damage_is_found() {
             assert!(FileHeader::decode(&copy).is_err());
         }
     }
+}
+
+/// A message that asks for nothing is written as relays wrote it that knew no [`Handling`]; one that
+/// does is not read by those.
+#[test]
+fn the_version_of_a_record_says_whether_it_has_handling() {
+    let version_at = HEADER_LEN - 4 - 10 - 2;
+    proptest!(|(mut message in message(), asked in handling())| {
+        let stamp = Stamp { generation: 1, salt: 2, batch: 0, moved_from: None };
+        let mut record = Vec::new();
+        message.envelope.handling = Handling::default();
+        encode(&mut record, stamp, &message, &Body::Spooled);
+        prop_assert_eq!(record[version_at], VERSION);
+        prop_assume!(asked != Handling::default());
+        message.envelope.handling = asked;
+        record.clear();
+        encode(&mut record, stamp, &message, &Body::Spooled);
+        prop_assert_eq!(record[version_at], VERSION_HANDLING);
+        let mut copy = Vec::new();
+        prop_assert_eq!(restamp(&mut copy, stamp, &record), Ok(()));
+        prop_assert_eq!(&copy, &record);
+    });
 }

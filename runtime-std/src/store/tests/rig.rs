@@ -53,6 +53,7 @@ pub(super) fn message(number: u64, size: usize) -> (Arc<Message>, Bytes) {
             envid: None,
             body: BodyKind::SevenBit,
             smtputf8: false,
+            handling: Default::default(),
             recipients: vec![Recipient {
                 to,
                 notify: None,
