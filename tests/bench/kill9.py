@@ -22,7 +22,6 @@ import hashlib
 import pathlib
 import random
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -58,7 +57,13 @@ class Client(threading.Thread):
 
     def __init__(self, number, relay, ledger, context, stop):
         super().__init__(daemon=True)
-        self.number, self.relay, self.ledger, self.context, self.stop = number, relay, ledger, context, stop
+        self.number, self.relay, self.ledger, self.context, self.stop = (
+            number,
+            relay,
+            ledger,
+            context,
+            stop,
+        )
         self.random = random.Random(number)
         self.sent = 0
 
@@ -84,7 +89,6 @@ class Client(threading.Thread):
         conn.sendall(b"EHLO client.test\r\n")
         self.reply(reader, "250")
         if self.context:
-            import base64
             secret = base64.b64encode(f"\0{self.relay.user}\0{self.relay.secret}".encode())
             conn.sendall(b"AUTH PLAIN " + secret + b"\r\n")
             self.reply(reader, "235")
@@ -106,10 +110,16 @@ class Client(threading.Thread):
         size = LARGE if self.random.randrange(ONE_IN) == 0 else self.random.choice(SIZES)
         line = b".%s %s\r\n" % (ident.encode(), b"x" * self.random.randrange(20, 90))
         body = line * (size // len(line) + 1)
-        head = (f"From: <app@sender.test>\r\nSubject: ledger\r\nX-Ledger: {ident}\r\n"
-                f"X-Digest: {hashlib.sha256(body).hexdigest()}\r\n\r\n").encode()
+        head = (
+            f"From: <app@sender.test>\r\nSubject: ledger\r\nX-Ledger: {ident}\r\n"
+            f"X-Digest: {hashlib.sha256(body).hexdigest()}\r\n\r\n"
+        ).encode()
         rcpts = [f"r{ident}@a.test", f"r{ident}@b.test"]
-        conn.sendall(b"MAIL FROM:<app@sender.test>\r\n" + b"".join(b"RCPT TO:<%s>\r\n" % r.encode() for r in rcpts) + b"DATA\r\n")
+        conn.sendall(
+            b"MAIL FROM:<app@sender.test>\r\n"
+            + b"".join(b"RCPT TO:<%s>\r\n" % r.encode() for r in rcpts)
+            + b"DATA\r\n"
+        )
         try:
             for wanted in ("250", "250", "250", "354"):
                 self.reply(reader, wanted)
@@ -133,13 +143,17 @@ class Client(threading.Thread):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     args.add_argument("--binary", required=True)
     args.add_argument("--rounds", type=int, default=200)
     args.add_argument("--clients", type=int, default=8)
     args.add_argument("--connections", type=int, default=10, help="connections_per_lane")
     args.add_argument("--seed", type=int, default=None)
-    args.add_argument("--folder", default=None, help="where the data is kept meanwhile; a real disk")
+    args.add_argument(
+        "--folder", default=None, help="where the data is kept meanwhile; a real disk"
+    )
     given = args.parse_args()
     seed = given.seed if given.seed is not None else random.randrange(1 << 32)
     print(f"# {given.binary}, {given.rounds} rounds, seed {seed}", flush=True)
@@ -156,12 +170,20 @@ def run(given, dice):
     sink_port = free_port()
     sink = Sink(sink_port, defer_percent=10)
     route = f'\n[[route]]\ndomain = "*"\nhosts = ["127.0.0.1:{sink_port}"]\ntls = "none"\n'
-    relay = Relay(given.binary, folder, "relay", certificate=authority.issue("relay", ["DNS:localhost"]), extra=route,
-                  config={"delivery": {"connections_per_lane": given.connections}})
+    relay = Relay(
+        given.binary,
+        folder,
+        "relay",
+        certificate=authority.issue("relay", ["DNS:localhost"]),
+        extra=route,
+        config={"delivery": {"connections_per_lane": given.connections}},
+    )
     relay.add_credential()
     ledger, stop = Ledger(), threading.Event()
     context = authority.client_context()
-    clients = [Client(n, relay, ledger, context if n % 2 else None, stop) for n in range(given.clients)]
+    clients = [
+        Client(n, relay, ledger, context if n % 2 else None, stop) for n in range(given.clients)
+    ]
     starts, kills, in_recovery = [], [], 0
     began = time.monotonic()
     for client in clients:
@@ -197,16 +219,25 @@ def tell(ledger, found, status, starts, kills, in_recovery, seconds):
     unknown = [key for key in taken if key[0] not in ledger.acked and key[0] not in ledger.doubtful]
     # How long before the next kill each of those that came again had come first.
     places = [bisect.bisect_left(kills, first) for first in again]
-    ages = [kills[place] - first if place < len(kills) else float("inf") for place, first in zip(places, again)]
+    ages = [
+        kills[place] - first if place < len(kills) else float("inf")
+        for place, first in zip(places, again)
+    ]
     worst = max(collections.Counter(places).values(), default=0)
-    account = status["accepted"] + status["recovered"] - sum(status[k] for k in ("delivered", "bounced", "expired", "removed", "queued"))
+    account = (
+        status["accepted"]
+        + status["recovered"]
+        - sum(status[k] for k in ("delivered", "bounced", "expired", "removed", "queued"))
+    )
     starts.sort()
-    print(f"""
+    print(
+        f"""
 | kills | of these in recovery | messages with a 250 | recipients due | lost | damaged | duplicates (most in a round) | taken before the kill, at most | start, median / longest |
 |---|---|---|---|---|---|---|---|---|
 | {len(kills)} | {in_recovery} | {len(ledger.acked)} | {len(expected)} | {len(lost)} | {len(damaged)} | {len(again)} ({worst}) | {1000 * max(ages, default=0):.0f} ms | {starts[len(starts) // 2]:.2f} s / {starts[-1]:.2f} s |
 
-{len(ledger.doubtful)} messages were cut off before their 250; {seconds:.0f} s in all; refused: {dict(ledger.refused) or 'nothing'}""")
+{len(ledger.doubtful)} messages were cut off before their 250; {seconds:.0f} s in all; refused: {dict(ledger.refused) or 'nothing'}"""
+    )
     check(not lost, "lost:", lost[:10])
     check(not damaged, "damaged:", damaged[:10])
     check(not unknown and not strange, "nobody sent these:", unknown[:10], strange)

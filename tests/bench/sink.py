@@ -36,8 +36,8 @@ class Taker(asyncio.Protocol):
                 end = self.buffer.find(b"\r\n.\r\n", seen)
                 if end < 0:
                     return
-                message = bytes(self.buffer[:end + 2])
-                del self.buffer[:end + 5]
+                message = bytes(self.buffer[: end + 2])
+                del self.buffer[: end + 5]
                 self.in_data = False
                 self.take(message)
             else:
@@ -45,7 +45,7 @@ class Taker(asyncio.Protocol):
                 if end < 0:
                     return
                 line = bytes(self.buffer[:end]).strip()
-                del self.buffer[:end + 1]
+                del self.buffer[: end + 1]
                 self.command(line)
             seen = 0
 
@@ -119,7 +119,9 @@ class Sink:
 
     def __init__(self, port, defer_percent=0):
         self.ours, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.get_context("fork").Process(target=serve, args=(port, defer_percent, theirs), daemon=True)
+        self.process = multiprocessing.get_context("fork").Process(
+            target=serve, args=(port, defer_percent, theirs), daemon=True
+        )
         self.process.start()
         if self.ours.recv() != "ready":
             raise RuntimeError("the sink did not start")

@@ -49,7 +49,7 @@ def family(pid):
                 stat = pathlib.Path(f"/proc/{entry}/stat").read_text()
             except OSError:
                 continue
-            children.setdefault(int(stat[stat.rindex(")") + 2:].split()[1]), []).append(int(entry))
+            children.setdefault(int(stat[stat.rindex(")") + 2 :].split()[1]), []).append(int(entry))
     found, todo = [], [pid]
     while todo:
         found.append(todo.pop())
@@ -65,7 +65,7 @@ def cpu_secs(pid):
             stat = pathlib.Path(f"/proc/{member}/stat").read_text()
         except OSError:
             continue
-        ticks += sum(int(part) for part in stat[stat.rindex(")") + 2:].split()[11:15])
+        ticks += sum(int(part) for part in stat[stat.rindex(")") + 2 :].split()[11:15])
     return ticks / TICK
 
 
@@ -94,7 +94,9 @@ class Sink:
         command = [tool("smtp-sink"), "-c", "-m", "4000", *flags]
         if os.geteuid() == 0:
             command += ["-u", "nobody"]
-        self.child = Child([*command, f"127.0.0.1:{port}", "1024"], folder / f"sink-{port}.log", stdout=write)
+        self.child = Child(
+            [*command, f"127.0.0.1:{port}", "1024"], folder / f"sink-{port}.log", stdout=write
+        )
         os.close(write)
         self.read, self.count, self.last = read, 0, time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -112,17 +114,42 @@ class Sink:
         """Waits for that many messages; fails when none came for a long time."""
         started = time.monotonic()
         while self.count < count:
-            check(time.monotonic() - max(self.last, started) < 60, "the sink has", self.count, "of", count)
+            check(
+                time.monotonic() - max(self.last, started) < 60,
+                "the sink has",
+                self.count,
+                "of",
+                count,
+            )
             time.sleep(0.005)
         return self.last
 
 
 def source(port, count, sessions, keep, size=SIZE):
     """smtp-source: sends `count` messages; returns its seconds."""
-    command = [tool("smtp-source"), "-s", sessions, "-m", count, "-l", size, "-C", 50, "-M", "load.test", "-f", "from@source.test",
-               "-t", "to@dest.test", *(["-d"] if keep else []), f"127.0.0.1:{port}"]
+    command = [
+        tool("smtp-source"),
+        "-s",
+        sessions,
+        "-m",
+        count,
+        "-l",
+        size,
+        "-C",
+        50,
+        "-M",
+        "load.test",
+        "-f",
+        "from@source.test",
+        "-t",
+        "to@dest.test",
+        *(["-d"] if keep else []),
+        f"127.0.0.1:{port}",
+    ]
     started = time.monotonic()
-    done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     check(done.returncode == 0, "smtp-source:", done.stderr.decode(errors="replace").strip()[-500:])
     return time.monotonic() - started
 
@@ -136,9 +163,17 @@ class OurServer:
     def __init__(self, folder, binary, name, to, certificate=None):
         self.name = pathlib.Path(binary).name
         route = f'\n[[route]]\ndomain = "*"\nhosts = ["127.0.0.1:{to}"]\ntls = "none"\n'
-        self.relay = Relay(binary, folder, f"{self.name}-{name}", extra=route, certificate=certificate,
-                           config={"delivery": {"retry": "1h*", "expire": "1d", "connections_per_lane": 20},
-                                   "limits": {"connections": 20000, "connections_per_ip": 20000}})
+        self.relay = Relay(
+            binary,
+            folder,
+            f"{self.name}-{name}",
+            extra=route,
+            certificate=certificate,
+            config={
+                "delivery": {"retry": "1h*", "expire": "1d", "connections_per_lane": 20},
+                "limits": {"connections": 20000, "connections_per_ip": 20000},
+            },
+        )
         self.relay.start(120)
         self.port, self.pid = self.relay.plain_port, self.relay.child.pid
 
@@ -154,7 +189,9 @@ class PostfixServer:
     def __init__(self, folder, name, to):
         self.port = free_port()
         hold = " -o smtpd_client_restrictions=static:HOLD" if name == "accept" else ""
-        self.postfix = peers.Postfix(Sub(folder, f"postfix-{name}"), f"""myhostname = postfix.test
+        self.postfix = peers.Postfix(
+            Sub(folder, f"postfix-{name}"),
+            f"""myhostname = postfix.test
 mynetworks = 127.0.0.0/8
 relayhost = [127.0.0.1]:{to}
 disable_dns_lookups = yes
@@ -164,7 +201,9 @@ smtp_tls_security_level =
 smtpd_tls_security_level = none
 default_process_limit = 300
 smtp_connection_cache_on_demand = yes
-""", [f"127.0.0.1:{self.port} inet n - n - - smtpd{hold}"])
+""",
+            [f"127.0.0.1:{self.port} inet n - n - - smtpd{hold}"],
+        )
         self.pid = self.postfix.pid
 
     def stop(self):
@@ -198,13 +237,21 @@ def accept(folder, args):
     made = servers(folder, args, "accept", free_port())
     rows = []
     for sessions in args.sessions:
-        counts = {server.name: max(sessions * 4, int(args.seconds * warm(server, sessions))) for server in made}
+        counts = {
+            server.name: max(sessions * 4, int(args.seconds * warm(server, sessions)))
+            for server in made
+        }
         cells = {server.name: [] for server in made}
         for _ in range(args.rounds):
             for server in made:
                 before = cpu_secs(server.pid)
                 took = source(server.port, counts[server.name], sessions, keep=True)
-                cells[server.name].append((counts[server.name] / took, 1000 * (cpu_secs(server.pid) - before) / counts[server.name]))
+                cells[server.name].append(
+                    (
+                        counts[server.name] / took,
+                        1000 * (cpu_secs(server.pid) - before) / counts[server.name],
+                    )
+                )
         rows += compare(f"{sessions} sessions", cells)
     for server in made:
         server.stop()
@@ -224,43 +271,76 @@ def relay(folder, args):
     made = servers(folder, args, "relay", port)
     rows = []
     for sessions in (20,):
-        cells = {name: [] for name in ["smtp-source → smtp-sink", *(server.name for server in made)]}
+        cells = {
+            name: [] for name in ["smtp-source → smtp-sink", *(server.name for server in made)]
+        }
         counts = {}
         for server in made:
             start, before = time.monotonic(), sink.count
             source(server.port, 400, sessions, keep=False)
-            counts[server.name] = max(400, int(args.seconds * 400 / (sink.wait(before + 400) - start)))
+            counts[server.name] = max(
+                400, int(args.seconds * 400 / (sink.wait(before + 400) - start))
+            )
         for _ in range(args.rounds):
             before = sink.count
             took = source(port, 4000, sessions, keep=False)
             sink.wait(before + 4000)
             cells["smtp-source → smtp-sink"].append((4000 / took, float("nan")))
             for server in made:
-                count, before, spent, start = counts[server.name], sink.count, cpu_secs(server.pid), time.monotonic()
+                count, before, spent, start = (
+                    counts[server.name],
+                    sink.count,
+                    cpu_secs(server.pid),
+                    time.monotonic(),
+                )
                 took = source(server.port, count, sessions, keep=False)
                 took = max(took, sink.wait(before + count) - start)
                 time.sleep(0.3)  # the outcomes reach the disk
-                cells[server.name].append((count / took, 1000 * (cpu_secs(server.pid) - spent) / count))
+                cells[server.name].append(
+                    (count / took, 1000 * (cpu_secs(server.pid) - spent) / count)
+                )
         rows += compare(f"{sessions} sessions", cells)
     for server in made:
         server.stop()
     sink.child.stop()
-    table("End to end: smtp-source → server → smtp-sink, 10 KB messages, a connection each", "relayed/s", rows)
+    table(
+        "End to end: smtp-source → server → smtp-sink, 10 KB messages, a connection each",
+        "relayed/s",
+        rows,
+    )
 
 
 def compare(cell, cells):
     """Rows of medians, with their ratio to Postfix."""
-    medians = {name: tuple(statistics.median(values) for values in zip(*got)) for name, got in cells.items()}
+    medians = {
+        name: tuple(statistics.median(values) for values in zip(*got))
+        for name, got in cells.items()
+    }
     rate, cpu = medians.get("Postfix", (float("nan"),) * 2)
-    return [(cell, name, got[0], min(r for r, _ in cells[name]), max(r for r, _ in cells[name]), got[1], got[0] / rate, got[1] / cpu)
-            for name, got in medians.items()]
+    return [
+        (
+            cell,
+            name,
+            got[0],
+            min(r for r, _ in cells[name]),
+            max(r for r, _ in cells[name]),
+            got[1],
+            got[0] / rate,
+            got[1] / cpu,
+        )
+        for name, got in medians.items()
+    ]
 
 
 def table(title, unit, rows):
     show = lambda value, form: "" if value != value else format(value, form)
-    print(f"\n### {title}\n\n| | server | {unit}, median (least to most) | CPU s / 1000 | rate × Postfix | CPU × Postfix |\n|---|---|---|---|---|---|")
+    print(
+        f"\n### {title}\n\n| | server | {unit}, median (least to most) | CPU s / 1000 | rate × Postfix | CPU × Postfix |\n|---|---|---|---|---|---|"
+    )
     for cell, name, rate, least, most, cpu, rates, cpus in rows:
-        print(f"| {cell} | {name} | {rate:,.0f} ({least:,.0f} to {most:,.0f}) | {show(cpu, '.3f')} | {show(rates, '.2f')} | {show(cpus, '.3f')} |")
+        print(
+            f"| {cell} | {name} | {rate:,.0f} ({least:,.0f} to {most:,.0f}) | {show(cpu, '.3f')} | {show(rates, '.2f')} | {show(cpus, '.3f')} |"
+        )
     sys.stdout.flush()
 
 
@@ -276,19 +356,35 @@ def memory(folder, args):
         name = server.name
         idle = memory_kib(server.pid)
         rows.append((name, "idle", *idle, ""))
-        for kind, target, context in (("plain", server.relay.plain_port, None), ("TLS", server.relay.tls_port, authority.client_context())):
+        for kind, target, context in (
+            ("plain", server.relay.plain_port, None),
+            ("TLS", server.relay.tls_port, authority.client_context()),
+        ):
             before = memory_kib(server.pid)
             held = connections(target, args.connections, context)
             time.sleep(2)
             now = memory_kib(server.pid)
-            rows.append((name, f"{args.connections:,} idle {kind} connections", *now,
-                         f"{(now[1] - before[1]) / args.connections:.1f} KiB a connection"))
+            rows.append(
+                (
+                    name,
+                    f"{args.connections:,} idle {kind} connections",
+                    *now,
+                    f"{(now[1] - before[1]) / args.connections:.1f} KiB a connection",
+                )
+            )
             for conn in held:
                 conn.close()
-            wait_for("the sessions end", lambda server=server: server.relay.status()["sessions"] == 0, 60, 0.2)
+            wait_for(
+                "the sessions end",
+                lambda server=server: server.relay.status()["sessions"] == 0,
+                60,
+                0.2,
+            )
         rows += deferred(folder, args, server, port)
         server.stop()
-    print("\n### Memory\n\n| binary | state | resident MiB | proportional MiB | |\n|---|---|---|---|---|")
+    print(
+        "\n### Memory\n\n| binary | state | resident MiB | proportional MiB | |\n|---|---|---|---|---|"
+    )
     for name, state, rss, pss, more in rows:
         print(f"| {name} | {state} | {rss / 1024:.1f} | {pss / 1024:.1f} | {more} |")
     sys.stdout.flush()
@@ -307,6 +403,7 @@ def deferred(folder, args, server, port):
     def all_wait():
         lanes = relay.status()["lanes"]
         return sum(lane["waiting"] for lane in lanes) >= args.jobs
+
     try:
         wait_for("all jobs were tried", all_wait, 300, 1)
     except Failed:
@@ -321,15 +418,24 @@ def deferred(folder, args, server, port):
     server.pid = relay.child.pid
     sink.child.stop()
     each = lambda now: f"{(now[1] - start[1]) * 1024 / args.jobs:.0f} octets a job"
-    return [(server.name, f"{args.jobs:,} deferred jobs", *waiting, each(waiting)),
-            (server.name, f"{args.jobs:,} deferred jobs, restarted in {took:.2f} s", *again, each(again))]
+    return [
+        (server.name, f"{args.jobs:,} deferred jobs", *waiting, each(waiting)),
+        (
+            server.name,
+            f"{args.jobs:,} deferred jobs, restarted in {took:.2f} s",
+            *again,
+            each(again),
+        ),
+    ]
 
 
 def connections(port, count, context):
     """Connections that said EHLO and then nothing."""
     held = []
     for number in range(count):
-        conn = socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(f"127.0.0.{2 + number % 100}", 0))
+        conn = socket.create_connection(
+            ("127.0.0.1", port), timeout=30, source_address=(f"127.0.0.{2 + number % 100}", 0)
+        )
         if context:
             conn = context.wrap_socket(conn, server_hostname="localhost")
         said(conn)
@@ -352,12 +458,20 @@ PARTS = {"accept": accept, "relay": relay, "memory": memory}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", action="append", help="may be repeated; default: both in target/release")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--binary", action="append", help="may be repeated; default: both in target/release"
+    )
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4, help="about how long one server's turn takes")
-    parser.add_argument("--sessions", type=lambda text: [int(part) for part in text.split(",")], default=[1, 10, 50])
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="about how long one server's turn takes"
+    )
+    parser.add_argument(
+        "--sessions", type=lambda text: [int(part) for part in text.split(",")], default=[1, 10, 50]
+    )
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--folder", default=None)
@@ -366,11 +480,17 @@ def main():
     args.binary = args.binary or ["target/release/smtp-relay", "target/release/smtp-relay-std"]
     try:
         import resource
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2
+        )
     except (ValueError, OSError):
         pass
     folder = Folder("speed-", args.folder)
-    print(f"# {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}", flush=True)
+    print(
+        f"# {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}",
+        flush=True,
+    )
     for part in args.only.split(","):
         PARTS[part](folder, args)
     return 0

@@ -16,6 +16,7 @@ import sys
 from harness import certs, dns, peers
 from harness.base import Folder, free_port
 from harness.report import Report
+import failure_cases
 import test_clients
 import test_dkim
 import test_failures
@@ -30,20 +31,26 @@ class World:
 
     def __init__(self, binary, folder):
         self.binary, self.folder = pathlib.Path(binary).resolve(), folder
-        hosts = {"sink": SINK, "postfix": POSTFIX, **test_failures.HOSTS}
+        hosts = {"sink": SINK, "postfix": POSTFIX, **failure_cases.HOSTS}
         self.port = free_port(sorted(set(hosts.values())))
-        self.dns = dns.Nsd(folder, dns.exchangers(hosts) + test_failures.ZONE)
+        self.dns = dns.Nsd(folder, dns.exchangers(hosts) + failure_cases.ZONE)
         self.authority = certs.Authority(folder.make("certs"))
-        self.certificate = self.authority.issue("relay", ["DNS:relay.test", "DNS:localhost", "IP:127.0.0.1"])
+        self.certificate = self.authority.issue(
+            "relay", ["DNS:relay.test", "DNS:localhost", "IP:127.0.0.1"]
+        )
         self.sink = peers.SmtpSink(folder, SINK, self.port)
         self.postfix = None
         if os.geteuid() == 0:
             certificate = self.authority.issue("mx.postfix.test", ["DNS:mx.postfix.test"])
-            self.postfix = peers.PostfixMaildir(folder, POSTFIX, self.port, ["postfix.test"], certificate)
+            self.postfix = peers.PostfixMaildir(
+                folder, POSTFIX, self.port, ["postfix.test"], certificate
+            )
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     args.add_argument("--binary", required=True)
     args.add_argument("--only", default=",".join(TESTS), help="which tests, separated by commas")
     args.add_argument("--case", default="", help="only cases with this text in their name")
@@ -54,7 +61,9 @@ def main():
         report.skip("cases with Postfix", "its master process needs root")
     # Together, since the failures mostly wait: a receiver that never answers takes its five minutes.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        running = {name: pool.submit(TESTS[name].run, world, report) for name in given.only.split(",")}
+        running = {
+            name: pool.submit(TESTS[name].run, world, report) for name in given.only.split(",")
+        }
     for name, future in running.items():
         if future.exception():
             report.fail(f"{name}: setting up", repr(future.exception()))

@@ -28,21 +28,37 @@ class Setting:
         self.world = world
         self.peers = [world.sink] + ([world.postfix] if world.postfix else [])
         self.recipients = RECIPIENTS if world.postfix else RECIPIENTS[:1]
-        self.relay = Relay(world.binary, world.folder, "clients", world.port, world.dns.address, world.certificate)
+        self.relay = Relay(
+            world.binary, world.folder, "clients", world.port, world.dns.address, world.certificate
+        )
         self.relay.add_credential()
         self.relay.start()
         self.node_path = clients.node_modules(world.folder)
 
     def target(self, implicit):
         relay = self.relay
-        return clients.Target(relay.tls_port if implicit else relay.port, implicit, relay.user, relay.secret,
-                              self.world.authority, self.world.folder.make("mail"), self.node_path)
+        return clients.Target(
+            relay.tls_port if implicit else relay.port,
+            implicit,
+            relay.user,
+            relay.secret,
+            self.world.authority,
+            self.world.folder.make("mail"),
+            self.node_path,
+        )
 
     def arrived(self, text):
         """What each receiver got that has `text` in it."""
         found = []
         for peer in self.peers:
-            found.append(wait_for(f"{text!r} at {type(peer).__name__}", lambda peer=peer: peer.find(text), ARRIVAL, 0.1))
+            found.append(
+                wait_for(
+                    f"{text!r} at {type(peer).__name__}",
+                    lambda peer=peer: peer.find(text),
+                    ARRIVAL,
+                    0.1,
+                )
+            )
         return found
 
 
@@ -55,7 +71,11 @@ def run(world, report):
         report.case("clients: a message that nodemailer composes", composed, setting)
         report.case("clients: SMTPUTF8 addresses and headers", smtputf8, setting)
         report.case("clients: the id of the 250 is in Received and in trace", one_id, setting)
-        report.case("clients: secrets, senders and relaying are refused with the contract's codes", refused, setting)
+        report.case(
+            "clients: secrets, senders and relaying are refused with the contract's codes",
+            refused,
+            setting,
+        )
         report.case("clients: no secret and no body in the log", quiet_log, setting)
         report.case("clients: SIGTERM ends the relay with 0", setting.relay.stop)
     finally:
@@ -78,6 +98,7 @@ def every_message(setting, send, implicit):
 
 def complete(message, peer, text):
     """Compares; the receiver may still be writing the file."""
+
     def whole():
         try:
             return messages.same(message, peer.find(message.id.encode()), peer.line_end)
@@ -85,6 +106,7 @@ def complete(message, peer, text):
             last.append(why)
             peer.seen.clear()
             return None
+
     last = []
     try:
         wait_for("the whole file", whole, 3, 0.2)
@@ -96,14 +118,18 @@ def composed(setting):
     data = os.urandom(300_000)
     file = setting.world.folder.make("mail") / "attached.bin"
     file.write_bytes(data)
-    out = clients.node(setting.target(False), "PLAIN", "app@sender.test", setting.recipients, file, "compose")
+    out = clients.node(
+        setting.target(False), "PLAIN", "app@sender.test", setting.recipients, file, "compose"
+    )
     ident = out.decode().split('"id":"<')[1].split(">")[0]
     setting.arrived(ident.encode())
 
     def whole():
         for peer in setting.peers:
             peer.seen.clear()
-            parsed = email.message_from_bytes(peer.find(ident.encode()), policy=email.policy.default)
+            parsed = email.message_from_bytes(
+                peer.find(ident.encode()), policy=email.policy.default
+            )
             attached = [part for part in parsed.walk() if part.get_filename() == "größe.bin"]
             if not attached or attached[0].get_content() != data:
                 return False
@@ -111,17 +137,25 @@ def composed(setting):
             check(parsed["bcc"] is None, "Bcc arrived")
             check("Zeile drei: ✓" in parsed.get_body(("plain",)).get_content(), "the text differs")
         return True
+
     wait_for("the composed message", whole, 5, 0.2)
 
 
 def smtputf8(setting):
     if not setting.world.postfix:
         raise Failed("needs Postfix")
-    message = messages.Message("smtputf8", "日本語\r\n".encode(), ["Subject: Grüße ✓"], sender="jürgen@sender.test")
+    message = messages.Message(
+        "smtputf8", "日本語\r\n".encode(), ["Subject: Grüße ✓"], sender="jürgen@sender.test"
+    )
     with clients.connect(setting.target(False)) as client:
         client.login(setting.relay.user, setting.relay.secret)
         client.command_encoding = "utf-8"
-        client.sendmail(message.sender, ["пользователь@postfix.test"], message.sent, ["SMTPUTF8", "BODY=8BITMIME"])
+        client.sendmail(
+            message.sender,
+            ["пользователь@postfix.test"],
+            message.sent,
+            ["SMTPUTF8", "BODY=8BITMIME"],
+        )
     peer = setting.world.postfix
     text = wait_for("it at Postfix", lambda: peer.find(message.id.encode()), ARRIVAL, 0.1)
     complete(message, peer, text)
@@ -136,12 +170,18 @@ def one_id(setting):
         code, reply = client.data(message.sent)
     check(code == 250 and reply.startswith(b"2.0.0 Ok: queued as "), "the reply is", code, reply)
     ident = queued_id(reply)
-    text = wait_for("it at smtp-sink", lambda: setting.world.sink.find(message.id.encode()), ARRIVAL, 0.1)
+    text = wait_for(
+        "it at smtp-sink", lambda: setting.world.sink.find(message.id.encode()), ARRIVAL, 0.1
+    )
     check(ident.encode() in text.split(b"Message-ID")[0], "the id is not in Received:", text[:600])
     events = setting.relay.outcome(ident)
     kinds = [event["event"] for event in events]
     check(kinds == ["accepted", "delivered"], "trace tells", kinds)
-    check(events[1]["recipients"] == [RECIPIENTS[0]] and events[1]["host"] == "mx.sink.test", "trace tells", events[1])
+    check(
+        events[1]["recipients"] == [RECIPIENTS[0]] and events[1]["host"] == "mx.sink.test",
+        "trace tells",
+        events[1],
+    )
 
 
 def refused(setting):
@@ -154,18 +194,28 @@ def refused(setting):
     check(not plain.has_extn("auth"), "AUTH is offered in clear text")
     early = code_of(plain.docmd, "AUTH", "PLAIN AGFwcAB4")
     check(early == "538 5.7.11", "AUTH before TLS:", early)
-    check(code_of(plain.mail, "app@sender.test") == "530 5.7.0", "MAIL without AUTH is not 530 5.7.0")
+    check(
+        code_of(plain.mail, "app@sender.test") == "530 5.7.0", "MAIL without AUTH is not 530 5.7.0"
+    )
     plain.quit()
     with clients.connect(setting.target(False)) as client:
-        wrong = [client.docmd("AUTH", "PLAIN " + messages.base64.b64encode(f"\0{user}\0wrong".encode()).decode())
-                 for user in (setting.relay.user, "nobody")]
+        wrong = [
+            client.docmd(
+                "AUTH", "PLAIN " + messages.base64.b64encode(f"\0{user}\0wrong".encode()).decode()
+            )
+            for user in (setting.relay.user, "nobody")
+        ]
         check(wrong[0] == wrong[1], "a wrong secret and an unknown name differ:", wrong)
         check(wrong[0][0] == 535 and wrong[0][1].startswith(b"5.7.8"), "a wrong secret:", wrong[0])
     with clients.connect(setting.target(False)) as client:
         client.login(setting.relay.user, setting.relay.secret)
         code, reply = client.mail("boss@elsewhere.test")
         check((code, reply[:5]) == (553, b"5.7.1"), "a foreign sender:", code, reply)
-        check(b"elsewhere.test" in reply and setting.relay.user.encode() in reply, "it names neither:", reply)
+        check(
+            b"elsewhere.test" in reply and setting.relay.user.encode() in reply,
+            "it names neither:",
+            reply,
+        )
         client.rset()
         client.mail("app@sender.test")
         client.rcpt(RECIPIENTS[0])
@@ -189,7 +239,11 @@ def embedded_default(world):
 
 def try_default(world):
     ports = (2587, 2465, 8587)
-    check(not any(listening("127.0.0.1", port) for port in ports), "one of the default ports is taken:", ports)
+    check(
+        not any(listening("127.0.0.1", port) for port in ports),
+        "one of the default ports is taken:",
+        ports,
+    )
     home = world.folder.make("default")
     with open(home / "out", "wb") as out:
         child = Child([world.binary, "serve"], home / "err", stdout=out, cwd=home)
@@ -199,12 +253,28 @@ def try_default(world):
         text = wait_for("a line to try it with swaks", lambda: "swaks" in said() and said(), 5)
         check((home / "relay-data").is_dir(), "no ./relay-data")
         line = next(line for line in text.splitlines() if "swaks" in line and "--auth" in line)
-        words = line[line.index("swaks"):].split()
+        words = line[line.index("swaks") :].split()
         user = words[words.index("--auth-user") + 1].strip("'\"")
         secret = words[words.index("--auth-password") + 1].strip("'\"")
         for port, tls in ((2587, "--tls"), (2465, "--tlsc")):
-            must([tool("swaks"), "--server", "127.0.0.1", "--port", port, tls, "--auth", "PLAIN", "--auth-user", user,
-                  "--auth-password", secret, "--quit-after", "AUTH"])
+            must(
+                [
+                    tool("swaks"),
+                    "--server",
+                    "127.0.0.1",
+                    "--port",
+                    port,
+                    tls,
+                    "--auth",
+                    "PLAIN",
+                    "--auth-user",
+                    user,
+                    "--auth-password",
+                    secret,
+                    "--quit-after",
+                    "AUTH",
+                ]
+            )
         again = Child([world.binary, "serve"], home / "second", cwd=home)
         code = again.process.wait(20)
         check(code == 1, "a second one ended with", code)

@@ -4,249 +4,21 @@ Every case has a domain of its own, so that no receiver's manners delay another'
 a patient one, and one whose mail expires after EXPIRE seconds.
 """
 
-import datetime
 import email
 import email.policy
 import re
 import smtplib
 import socket
 import time
-from dataclasses import dataclass, field
 
+from failure_cases import ADDRESSES, CASES, SENDER
 from harness.base import check, wait_for
 from harness.messages import Message
-from harness.receiver import DROP, HANG, OFFERS, Receiver, first
+from harness.receiver import Receiver
 from harness.relay import Relay, queued_id
 
+# How long the impatient relay tries, in seconds.
 EXPIRE = 20
-STAGES = {"connect": "greeting", "ehlo": "ehlo", "mail": "mail", "rcpt": "rcpt", "data": "data", "body": "body", "dot": "dot"}
-REPLIES = {"421": "421 4.3.2 not now, {stage}", "451": "451 4.3.0 trouble at {stage}", "554": "554 5.7.1 never, {stage}"}
-
-
-@dataclass
-class Case:
-    """A receiver's manners, and what becomes of a message to it."""
-
-    name: str
-    manners: dict = field(default_factory=dict)
-    # The events of its story, in order; "deferred*" stands for any number of them, one at least.
-    story: tuple = ("delivered",)
-    # What the first attempt's event has to say: keys of the event; a text matches as a part of it.
-    first: dict = field(default_factory=dict)
-    # And the last.
-    last: dict = field(default_factory=dict)
-    # The status in the DSN, as a pattern; None if there must be no DSN.
-    dsn: str = None
-    body: bytes = b"Hello.\r\n"
-    headers: tuple = ("Subject: failures",)
-    sender: str = "app@sender.test"
-    mail_options: tuple = ()
-    rcpt_options: tuple = ()
-    local_parts: tuple = ("somebody",)
-    relay: str = "patient"
-    route: str = ""
-    zone: tuple = None
-    timeout: int = 60
-    # More to check: called with (relay, receiver, events, message).
-    more: object = None
-    # `queue retry` once it was deferred, for a receiver that asks for a long wait.
-    hurry: bool = False
-
-    @property
-    def domain(self):
-        return f"{self.name}.test"
-
-
-def cases():
-    yield Case("healthy", last={"code": 250, "stage": "dot", "host": "mx.healthy.test"}, more=arrived_once)
-    yield from greylisting()
-    yield from every_stage()
-    yield from silence()
-    yield from tls()
-    yield from offers()
-    yield from names()
-    yield from reports()
-
-
-def greylisting():
-    yield Case("greylist", {"rcpt": first(2, "450 4.2.0 greylisted")}, ("deferred", "deferred", "delivered"),
-               {"stage": "rcpt", "code": 450, "status": "4.2.0", "text": "greylisted"}, more=arrived_once)
-    yield Case("greylist-hint", {"rcpt": first(1, "451 4.7.1 Greylisted, please try again in 3 minutes")}, ("deferred", "delivered"),
-               {"stage": "rcpt", "code": 451}, more=waits_three_minutes, hurry=True)
-    yield Case("mixed", {"rcpt": mixed_rcpt()}, None, local_parts=("yes", "no", "later"), dsn=r"5\.1\.1", more=mixed_outcomes)
-
-
-def mixed_rcpt():
-    later = first(1, "450 4.2.1 busy")
-
-    def answer(session):
-        if session.rcpt.startswith("no@"):
-            return "550 5.1.1 no such user"
-        return later(session) if session.rcpt.startswith("later@") else None
-    return answer
-
-
-def every_stage():
-    """A closed connection, and each class of reply, at each stage."""
-    for stage, told in STAGES.items():
-        # Large enough that it cannot all be on its way when the connection ends.
-        body = (b"0123456789" * 7 + b"\r\n") * 60_000 if stage == "body" else b"Hello.\r\n"
-        yield Case(f"drop-{stage}", {stage: first(1, DROP)}, ("deferred", "delivered"),
-                   {"stage": told, "status": "4.", "in_doubt": stage == "dot"}, body=body, more=arrived_once)
-        if stage == "body":
-            continue
-        for kind, text in REPLIES.items():
-            said = text.format(stage=stage)
-            reason = {"stage": told, "code": int(kind), "text": said.split(" ", 2)[2]}
-            if kind == "554":
-                yield Case(f"reply-{kind}-{stage}", {stage: said}, ("bounced",), {**reason, "status": "5.7.1"}, dsn=r"5\.7\.1",
-                           more=nothing_arrived)
-            else:
-                yield Case(f"reply-{kind}-{stage}", {stage: first(1, said)}, ("deferred", "delivered"), reason, more=arrived_once)
-    yield Case("drop-always", {"dot": DROP}, ("deferred*", "expired"), {"stage": "dot", "in_doubt": True}, dsn=r"5\.4\.7",
-               relay="impatient")
-
-
-def silence():
-    """What never comes. The limits are those of RFC 5321 §4.5.3.2, so these take their minutes."""
-    yield Case("slow", {stage: slowly for stage in ("connect", "ehlo", "mail", "rcpt", "data", "dot")}, more=arrived_once)
-    yield Case("refused", None, ("deferred*", "expired"), {"stage": "connect"}, dsn=r"5\.4\.7", relay="impatient")
-    yield Case("unanswered", "backlog", ("expired",), {"stage": "connect", "text": "timed out"}, dsn=r"5\.4\.7",
-               relay="impatient", timeout=100)
-    yield Case("silent", {"connect": HANG}, ("expired",), {"stage": "greeting", "text": "timed out"},
-               dsn=r"5\.4\.7", relay="impatient", timeout=360)
-
-
-def slowly(_session):
-    time.sleep(1.5)
-
-
-def tls():
-    yield Case("tls-good", {"tls": "good"}, last={"tls": "TLSv1"}, more=arrived_by_tls)
-    yield Case("tls-expired", {"tls": "expired"}, last={"tls": "TLSv1", "certificate": "xpired"}, more=arrived_by_tls)
-    yield Case("tls-self-signed", {"tls": "self-signed"}, last={"tls": "TLSv1"}, more=unproven)
-    yield Case("tls-other-name", {"tls": "other-name"}, last={"tls": "TLSv1"}, more=unproven)
-    yield Case("tls-broken", {"tls": "broken"}, last={"tls": None}, more=arrived_in_clear)
-    yield Case("tls-refused", {"tls": "good", "starttls": "454 4.7.0 not now"}, last={"tls": None}, more=arrived_in_clear)
-    verify = dict(route='tls = "verify"', relay="impatient")
-    yield Case("verify-good", {"tls": "good"}, last={"tls": "TLSv1", "certificate": "verified"}, more=arrived_by_tls, **verify)
-    for name in ("expired", "self-signed", "other-name"):
-        yield Case(f"verify-{name}", {"tls": name}, ("deferred*", "expired"), {"stage": "tls", "rule": "tls-certificate"},
-                   dsn=r"5\.4\.7", more=nothing_arrived, **verify)
-    yield Case("verify-broken", {"tls": "broken"}, ("deferred*", "expired"), {"stage": "tls", "rule": "tls-handshake"},
-               dsn=r"5\.4\.7", more=nothing_arrived, **verify)
-    require = dict(route='tls = "require"', relay="impatient")
-    yield Case("require-self-signed", {"tls": "self-signed"}, more=arrived_by_tls, **require)
-    yield Case("require-none", {}, ("deferred*", "expired"), {"stage": "tls", "rule": "tls-required"}, dsn=r"5\.4\.7",
-               more=nothing_arrived, **require)
-
-
-def offers():
-    """What a receiver does not offer."""
-    less = lambda *gone: tuple(offer for offer in OFFERS if offer.split()[0] not in gone)
-    mime8 = ("Subject: 8bit", "MIME-Version: 1.0", "Content-Type: text/plain; charset=utf-8", "Content-Transfer-Encoding: 8bit")
-    yield Case("small-size", {"offers": (*less("SIZE"), "SIZE 1000")}, ("bounced",), {"rule": "size"}, dsn=r"5\.3\.4",
-               body=b"x" * 70 + b"\r\n" + b"0123456789\r\n" * 200, more=nothing_arrived)
-    yield Case("no-8bitmime", {"offers": less("8BITMIME", "SMTPUTF8")}, ("bounced",), {"rule": "8bitmime"}, dsn=r"5\.6\.\d",
-               body="Grüße\r\n".encode(), headers=mime8, mail_options=("BODY=8BITMIME",), more=nothing_arrived)
-    yield Case("no-smtputf8", {"offers": less("SMTPUTF8")}, ("bounced",), {"rule": "smtputf8"}, dsn=r"5\.6\.7",
-               local_parts=("jürgen",), mail_options=("SMTPUTF8", "BODY=8BITMIME"), more=nothing_arrived)
-    yield Case("helo-only", {"esmtp": False}, more=arrived_once)
-    yield Case("no-pipelining", {"offers": less("PIPELINING")}, more=arrived_once)
-
-
-def names():
-    """What DNS says."""
-    yield Case("nowhere", None, ("bounced",), {"stage": "resolve", "status": "5.1.2"}, dsn=r"5\.1\.2", zone=())
-    yield Case("null-mx", None, ("bounced",), {"status": "5.1.10"}, dsn=r"5\.1\.10", zone=("null-mx MX 0 .",))
-    yield Case("implicit", {}, zone=("implicit A {address}",), last={"host": "implicit.test"}, more=arrived_once)
-    yield Case("alias", {}, zone=("alias CNAME real.alias", "real.alias MX 10 mx.alias", "mx.alias A {address}"), more=arrived_once)
-    yield Case("second-mx", {}, zone=("second-mx MX 10 dead.second-mx", "dead.second-mx A 127.0.0.254", "second-mx MX 20 mx.second-mx",
-                                      "mx.second-mx A {address}"), last={"host": "mx.second-mx.test"}, more=tells_of_the_first)
-    yield Case("forbidden", {}, ("bounced",), {"stage": "policy", "rule": "prohibited-host", "status": "5.4.4"}, dsn=r"5\.4\.4",
-               zone=("forbidden MX 10 mx.forbidden", "mx.forbidden A 127.66.0.1"), more=nothing_arrived)
-
-
-def reports():
-    """Which reports are due. RFC 3461, RFC 5321 §4.5.5."""
-    never = "550 5.1.1 no such user"
-    yield Case("null-sender", {"rcpt": never}, ("bounced", "not-reported"), sender="", more=nothing_arrived)
-    yield Case("notify-never", {"rcpt": never}, ("bounced", "not-reported"), rcpt_options=("NOTIFY=NEVER",))
-    yield Case("notify-success", {}, dsn=r"2\.\d\.\d", rcpt_options=("NOTIFY=SUCCESS",))
-    yield Case("orcpt", {"rcpt": never}, ("bounced",), dsn=r"5\.1\.1", mail_options=("ENVID=order+2B42", "RET=HDRS"),
-               rcpt_options=("NOTIFY=FAILURE", "ORCPT=rfc822;old+2Baddress@elsewhere.test"), more=headers_only)
-    yield Case("hostile-reply", {"rcpt": "550-5.1.1 one\n550-\x07 <b>two</b>\n550 5.1.1 " + "long " * 90}, ("bounced",), dsn=r"5\.1\.1")
-
-
-# More to check
-
-
-def arrived_once(_relay, receiver, _events, message):
-    wait_for("it arrives", lambda: receiver.find(message.id.encode()), 10)
-    check(receiver.count(message.id.encode()) == 1, "it arrived", receiver.count(message.id.encode()), "times")
-    check(receiver.find(message.id.encode()).data.endswith(message.expected), "it arrived changed")
-
-
-def nothing_arrived(_relay, receiver, _events, _message):
-    check(not receiver or not receiver.mails, "the receiver has the message")
-
-
-def arrived_by_tls(relay, receiver, events, message):
-    arrived_once(relay, receiver, events, message)
-    check(receiver.mails[0].tls, "it came in clear text")
-
-
-def unproven(relay, receiver, events, message):
-    arrived_by_tls(relay, receiver, events, message)
-    check(events[-1]["certificate"] and events[-1]["certificate"] != "verified", "the certificate is said to be", events[-1]["certificate"])
-
-
-def arrived_in_clear(relay, receiver, events, message):
-    arrived_once(relay, receiver, events, message)
-    check(not receiver.mails[0].tls, "it came by TLS")
-
-
-def when(text):
-    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-def waits_three_minutes(_relay, receiver, events, message):
-    deferred = next(event for event in events if event["event"] == "deferred")
-    wait = (when(deferred["next"]) - when(deferred["time"])).total_seconds()
-    check(170 <= wait <= 300, "asked to wait 3 minutes, it waits", wait, "s")
-    arrived_once(None, receiver, events, message)
-
-
-def mixed_outcomes(_relay, receiver, events, message):
-    last = {rcpt: event for event in events if "stage" in event for rcpt in event["recipients"]}
-    ended = {rcpt.split("@")[0]: event["event"] for rcpt, event in last.items()}
-    check(ended == {"yes": "delivered", "no": "bounced", "later": "delivered"}, "they ended as", ended)
-    got = [rcpt for mail in receiver.mails if message.id.encode() in mail.data for rcpt in mail.rcpts]
-    check(sorted(got) == ["later@mixed.test", "yes@mixed.test"], "the receiver took it for", got)
-
-
-def tells_of_the_first(relay, receiver, events, message):
-    arrived_once(relay, receiver, events, message)
-    check(any("dead.second-mx.test" in text for text in events[-1]["before"]), "nothing is told of the first host:", events[-1]["before"])
-
-
-def headers_only(_relay, _receiver, _events, _message):
-    pass  # the DSN's own check looks at it
-
-
-CASES = {case.name: case for case in cases()}
-SENDER = "127.0.1.1"
-HOSTS, ZONE = {"sender": SENDER}, []
-ADDRESSES = {}
-for _number, _case in enumerate(CASES.values()):
-    ADDRESSES[_case.name] = f"127.0.2.{_number + 1}"
-    if _case.zone is None:
-        HOSTS[_case.name] = ADDRESSES[_case.name]
-    else:
-        ZONE.extend(line.format(address=ADDRESSES[_case.name]) for line in _case.zone)
-
-
-# Running
 
 
 class Setting:
@@ -256,15 +28,25 @@ class Setting:
         self.world = world
         self.cases = wanted
         self.contexts = {
-            "good": world.authority.server_context("good", [f"DNS:mx.{name}.test" for name in ("tls-good", "verify-good", "tls-refused")]),
-            "expired": world.authority.server_context("expired", ["DNS:mx.tls-expired.test", "DNS:mx.verify-expired.test"], expired=True),
-            "self-signed": world.authority.server_context("self-signed", ["DNS:mx.tls-self-signed.test"], self_signed=True),
+            "good": world.authority.server_context(
+                "good",
+                [f"DNS:mx.{name}.test" for name in ("tls-good", "verify-good", "tls-refused")],
+            ),
+            "expired": world.authority.server_context(
+                "expired", ["DNS:mx.tls-expired.test", "DNS:mx.verify-expired.test"], expired=True
+            ),
+            "self-signed": world.authority.server_context(
+                "self-signed", ["DNS:mx.tls-self-signed.test"], self_signed=True
+            ),
             "other-name": world.authority.server_context("other-name", ["DNS:somebody-else.test"]),
             "broken": Receiver.BROKEN,
         }
         self.inbox = Receiver(SENDER, world.port)
         self.receivers = {case.name: self.receiver(case) for case in wanted}
-        self.relays = {"patient": self.relay("patient", "1h"), "impatient": self.relay("impatient", f"{EXPIRE}s")}
+        self.relays = {
+            "patient": self.relay("patient", "1h"),
+            "impatient": self.relay("impatient", f"{EXPIRE}s"),
+        }
         self.sent = {}
 
     def receiver(self, case):
@@ -289,16 +71,34 @@ class Setting:
         return Receiver(host, self.world.port, **manners)
 
     def relay(self, name, expire):
-        routes = "".join(f'\n[[route]]\ndomain = "{case.domain}"\nhosts = ["mx.{case.domain}:{self.world.port}"]\n{case.route}\n'
-                         for case in self.cases if case.route and case.relay == name)
-        relay = Relay(self.world.binary, self.world.folder, name, self.world.port, self.world.dns.address, extra=routes,
-                      config={"delivery": {"expire": expire, "prohibited_hosts": ["127.66.0.0/16"], "ca_file": str(self.world.authority.file)}})
+        routes = "".join(
+            f'\n[[route]]\ndomain = "{case.domain}"\nhosts = ["mx.{case.domain}:{self.world.port}"]\n{case.route}\n'
+            for case in self.cases
+            if case.route and case.relay == name
+        )
+        relay = Relay(
+            self.world.binary,
+            self.world.folder,
+            name,
+            self.world.port,
+            self.world.dns.address,
+            extra=routes,
+            config={
+                "delivery": {
+                    "expire": expire,
+                    "prohibited_hosts": ["127.66.0.0/16"],
+                    "ca_file": str(self.world.authority.file),
+                }
+            },
+        )
         relay.start()
         return relay
 
     def send(self, case):
         relay = self.relays[case.relay]
-        message = Message(case.name, case.body, list(case.headers), sender=case.sender or "app@sender.test")
+        message = Message(
+            case.name, case.body, list(case.headers), sender=case.sender or "app@sender.test"
+        )
         with smtplib.SMTP("127.0.0.1", relay.plain_port, "client.test", timeout=30) as client:
             client.ehlo()
             if "SMTPUTF8" in case.mail_options:
@@ -333,7 +133,10 @@ def run(world, report):
         for case in sorted(setting.cases, key=lambda case: case.timeout):
             report.case(label(case), verify, setting, case, unsent.get(case.name))
         report.case("failures: the accounts of both relays add up", accounts, setting)
-        report.case("failures: SIGTERM ends the relays with 0", lambda: [relay.stop() for relay in setting.relays.values()])
+        report.case(
+            "failures: SIGTERM ends the relays with 0",
+            lambda: [relay.stop() for relay in setting.relays.values()],
+        )
     finally:
         setting.close()
 
@@ -348,7 +151,12 @@ def verify(setting, case, unsent):
     relay, receiver = setting.relays[case.relay], setting.receivers[case.name]
     ident, message = setting.sent[case.name]
     if case.hurry:
-        wait_for("it is deferred", lambda: any(event["event"] == "deferred" for event in relay.trace(ident)), 30, 0.25)
+        wait_for(
+            "it is deferred",
+            lambda: any(event["event"] == "deferred" for event in relay.trace(ident)),
+            30,
+            0.25,
+        )
         relay.ask("queue", "retry", ident)
     relay.outcome(ident, len(case.local_parts), case.timeout)
     events = [event for event in relay.trace(ident) if event["event"] != "changed"]
@@ -357,7 +165,11 @@ def verify(setting, case, unsent):
         told_as(case.story, [event["event"] for event in events[1:]])
     attempts = [event for event in events if "stage" in event]
     for attempt in attempts:
-        check(attempt["rule"] and attempt["text"] and attempt["status"] and attempt["lane"], "an attempt does not say why:", attempt)
+        check(
+            attempt["rule"] and attempt["text"] and attempt["status"] and attempt["lane"],
+            "an attempt does not say why:",
+            attempt,
+        )
     says(case.first, attempts[0])
     says(case.last, attempts[-1])
     if receiver and attempts[0]["stage"] not in ("resolve", "policy"):
@@ -375,8 +187,16 @@ def told_as(story, told):
     # Each event as a letter, so that a pattern can be matched.
     names = sorted(set(told) | {name.rstrip("*") for name in story})
     letter = {name: chr(65 + number) for number, name in enumerate(names)}
-    pattern = "".join(letter[name.rstrip("*")] + ("+" if name.endswith("*") else "") for name in story)
-    check(re.fullmatch(pattern, "".join(letter[name] for name in told)), "the story is", told, "not", list(story))
+    pattern = "".join(
+        letter[name.rstrip("*")] + ("+" if name.endswith("*") else "") for name in story
+    )
+    check(
+        re.fullmatch(pattern, "".join(letter[name] for name in told)),
+        "the story is",
+        told,
+        "not",
+        list(story),
+    )
 
 
 def says(expected, event):
@@ -405,18 +225,38 @@ def dsn(setting, case, ident, message):
     parsed = email.message_from_bytes(mail.data, policy=email.policy.default)
     words, status, original = parsed.iter_parts()
     # email does not know that a message/global-headers may be in base64. RFC 6532 §3.7.
-    known = [words, status] + [original] * (not original.get_content_type().startswith("message/global"))
-    defects = [*parsed.defects, *(defect for part in known for inner in part.walk() for defect in inner.defects)]
+    known = [words, status] + [original] * (
+        not original.get_content_type().startswith("message/global")
+    )
+    defects = [
+        *parsed.defects,
+        *(defect for part in known for inner in part.walk() for defect in inner.defects),
+    ]
     check(not defects, "email finds defects:", defects)
     check(parsed.get_content_type() == "multipart/report", parsed.get_content_type())
-    check(parsed.get_param("report-type") == "delivery-status", "report-type is", parsed.get_param("report-type"))
-    check(str(parsed["auto-submitted"]).startswith("auto-replied"), "Auto-Submitted is", parsed["auto-submitted"])
+    check(
+        parsed.get_param("report-type") == "delivery-status",
+        "report-type is",
+        parsed.get_param("report-type"),
+    )
+    check(
+        str(parsed["auto-submitted"]).startswith("auto-replied"),
+        "Auto-Submitted is",
+        parsed["auto-submitted"],
+    )
     for name in ("date", "message-id", "from", "to", "subject", "mime-version"):
         check(parsed[name], "it has no", name)
-    check(words.get_content_type() == "text/plain" and words.get_content().strip(), "no words for people")
+    check(
+        words.get_content_type() == "text/plain" and words.get_content().strip(),
+        "no words for people",
+    )
     check(status.get_content_type() == "message/delivery-status", status.get_content_type())
     fields, *recipients = status.get_payload()
-    check(typed(fields["reporting-mta"]) == ("dns", "relay.test"), "Reporting-MTA:", fields["reporting-mta"])
+    check(
+        typed(fields["reporting-mta"]) == ("dns", "relay.test"),
+        "Reporting-MTA:",
+        fields["reporting-mta"],
+    )
     check(fields["arrival-date"], "no Arrival-Date")
     check(len(recipients) == 1, "it reports on", len(recipients), "recipients")
     one = recipients[0]
@@ -424,15 +264,37 @@ def dsn(setting, case, ident, message):
     check(one["action"] in action.split(), "Action:", one["action"])
     check(re.fullmatch(case.dsn, one["status"]), "Status:", one["status"])
     kind, address = typed(one["final-recipient"])
-    check(kind == ("utf-8" if case.name == "no-smtputf8" else "rfc822") and case.domain in address, "Final-Recipient:", one["final-recipient"])
+    check(
+        kind == ("utf-8" if case.name == "no-smtputf8" else "rfc822") and case.domain in address,
+        "Final-Recipient:",
+        one["final-recipient"],
+    )
     if case.name == "orcpt":
-        check(fields["original-envelope-id"] == "order+42", "Original-Envelope-Id:", fields["original-envelope-id"])
-        check(typed(one["original-recipient"]) == ("rfc822", "old+address@elsewhere.test"), "Original-Recipient:", one["original-recipient"])
-        check(original.get_content_type() == "text/rfc822-headers", "RET=HDRS, but it returns", original.get_content_type())
-    check(original.get_content_type() in ("message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers"),
-          original.get_content_type())
+        check(
+            fields["original-envelope-id"] == "order+42",
+            "Original-Envelope-Id:",
+            fields["original-envelope-id"],
+        )
+        check(
+            typed(one["original-recipient"]) == ("rfc822", "old+address@elsewhere.test"),
+            "Original-Recipient:",
+            one["original-recipient"],
+        )
+        check(
+            original.get_content_type() == "text/rfc822-headers",
+            "RET=HDRS, but it returns",
+            original.get_content_type(),
+        )
+    check(
+        original.get_content_type()
+        in ("message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers"),
+        original.get_content_type(),
+    )
     head = mail.data.split(b"\r\n\r\n", 1)[0]
-    check(all(octet in b"\t\r\n" or 32 <= octet < 127 for octet in head), "control or 8-bit octets in its headers")
+    check(
+        all(octet in b"\t\r\n" or 32 <= octet < 127 for octet in head),
+        "control or 8-bit octets in its headers",
+    )
     check(not re.search(rb"(?<!\r)\n|\r(?!\n)", mail.data), "bare CR or LF in it")
     check(b"\x07" not in mail.data, "a control octet of the remote reply is in it")
     if original in known:

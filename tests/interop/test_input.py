@@ -41,8 +41,13 @@ class Small:
         Small.count += 1
         self.port = world.port
         self.host = f"127.0.3.{Small.count}"
-        extra = options.pop("extra", "") + f'\n[[route]]\ndomain = "*"\nhosts = ["{self.host}:{world.port}"]\ntls = "none"\n'
-        self.relay = Relay(world.binary, world.folder, f"input-{Small.count}", extra=extra, **options)
+        extra = (
+            options.pop("extra", "")
+            + f'\n[[route]]\ndomain = "*"\nhosts = ["{self.host}:{world.port}"]\ntls = "none"\n'
+        )
+        self.relay = Relay(
+            world.binary, world.folder, f"input-{Small.count}", extra=extra, **options
+        )
         self.receiver = None
         if start:
             self.relay.start()
@@ -84,7 +89,11 @@ class Small:
 
 def serve_fails(relay, *wanted):
     """`serve` must end with 1 and say why."""
-    child = Child([relay.binary, "serve", "--config", relay.file], relay.home / f"refused-{time.monotonic_ns()}.log", cwd=relay.home)
+    child = Child(
+        [relay.binary, "serve", "--config", relay.file],
+        relay.home / f"refused-{time.monotonic_ns()}.log",
+        cwd=relay.home,
+    )
     wait_for("serve ends", lambda: not child.running(), 15)
     text = child.text()
     check(child.process.returncode == 1, "serve ended with", child.process.returncode, text)
@@ -100,18 +109,58 @@ def says(text, *wanted):
 # Configurations: (name, edit of the text, what the error must name)
 
 BAD_CONFIGS = [
-    ("an unknown key", lambda text: text.replace("[limits]", "[limits]\nconections = 3"), ("limits.conections", "connections")),
+    (
+        "an unknown key",
+        lambda text: text.replace("[limits]", "[limits]\nconections = 3"),
+        ("limits.conections", "connections"),
+    ),
     ("an unknown section", lambda text: text + "\n[deliver]\nport = 25\n", ("deliver",)),
-    ("a wrong type", lambda text: text.replace("[limits]", '[limits]\nrecipients = "many"'), ("limits.recipients",)),
-    ("a wrong value", lambda text: text.replace('tls = "starttls"', 'tls = "maybe"'), ("listener.tls", "maybe", "implicit")),
-    ("a duration that is none", lambda text: text.replace('expire = "1h"', 'expire = "soon"'), ("delivery.expire", "soon", "3d")),
+    (
+        "a wrong type",
+        lambda text: text.replace("[limits]", '[limits]\nrecipients = "many"'),
+        ("limits.recipients",),
+    ),
+    (
+        "a wrong value",
+        lambda text: text.replace('tls = "starttls"', 'tls = "maybe"'),
+        ("listener.tls", "maybe", "implicit"),
+    ),
+    (
+        "a duration that is none",
+        lambda text: text.replace('expire = "1h"', 'expire = "soon"'),
+        ("delivery.expire", "soon", "3d"),
+    ),
     ("not TOML", lambda text: text.replace("[limits]", "[limits"), ("relay.toml:",)),
-    ("a missing key file", lambda text: text + '\n[tls]\ncertificate = "gone.pem"\nkey = "gone.key"\n', ("gone.pem", "gone.key")),
-    ("a key without its certificate", lambda text: text + '\n[tls]\nkey = "gone.key"\n', ("tls.certificate",)),
-    ("a certificate that is none", lambda text: text + '\n[tls]\ncertificate = "relay.toml"\nkey = "relay.toml"\n', ("relay.toml", "tls")),
-    ("a trusted network that is everybody", lambda text: text.replace("127.0.0.0/8", "0.0.0.0/0"), ("trusted_networks", "0.0.0.0/0")),
-    ("clear text off loopback", lambda text: text.replace('"127.0.0.1:', '"0.0.0.0:'), ("listener.tls",)),
-    ("a trusted credential that nobody has", lambda text: text.replace('trusted_as = "local"', 'trusted_as = "printers"'), ("trusted_as", "printers")),
+    (
+        "a missing key file",
+        lambda text: text + '\n[tls]\ncertificate = "gone.pem"\nkey = "gone.key"\n',
+        ("gone.pem", "gone.key"),
+    ),
+    (
+        "a key without its certificate",
+        lambda text: text + '\n[tls]\nkey = "gone.key"\n',
+        ("tls.certificate",),
+    ),
+    (
+        "a certificate that is none",
+        lambda text: text + '\n[tls]\ncertificate = "relay.toml"\nkey = "relay.toml"\n',
+        ("relay.toml", "tls"),
+    ),
+    (
+        "a trusted network that is everybody",
+        lambda text: text.replace("127.0.0.0/8", "0.0.0.0/0"),
+        ("trusted_networks", "0.0.0.0/0"),
+    ),
+    (
+        "clear text off loopback",
+        lambda text: text.replace('"127.0.0.1:', '"0.0.0.0:'),
+        ("listener.tls",),
+    ),
+    (
+        "a trusted credential that nobody has",
+        lambda text: text.replace('trusted_as = "local"', 'trusted_as = "printers"'),
+        ("trusted_as", "printers"),
+    ),
 ]
 
 
@@ -123,12 +172,20 @@ def bad_config(world, name, edit, wanted):
         check(code == 1, "check ended with", code, out + err)
         says(out + err, "relay.toml", *wanted)
         serve_fails(small.relay, "relay.toml", *wanted)
-        check(not (small.relay.data / "queue").exists(), "a refused configuration made a queue for:", name)
+        check(
+            not (small.relay.data / "queue").exists(),
+            "a refused configuration made a queue for:",
+            name,
+        )
 
 
 def all_at_once(world):
     with Small(world, start=False) as small:
-        text = small.relay.file.read_text().replace("[limits]", '[limits]\nconections = 3\nmessage_size = "huge"').replace("1h", "soon")
+        text = (
+            small.relay.file.read_text()
+            .replace("[limits]", '[limits]\nconections = 3\nmessage_size = "huge"')
+            .replace("1h", "soon")
+        )
         small.relay.file.write_text(text)
         code, out, err = small.relay.command("check")
         check(code == 1, "check ended with", code)
@@ -139,11 +196,28 @@ def all_at_once(world):
 
 
 def wrong_usage(world):
-    for args in (["serve", "--nonsense"], ["nonsense"], [], ["queue", "retry"], ["credential", "add", "x"], ["trace"]):
+    for args in (
+        ["serve", "--nonsense"],
+        ["nonsense"],
+        [],
+        ["queue", "retry"],
+        ["credential", "add", "x"],
+        ["trace"],
+    ):
         code, out, err = run_command([world.binary, *args])
         check(code == 2, args, "ended with", code)
         check((out + err).strip(), args, "says nothing")
-    for args in ([], ["serve"], ["demo"], ["check"], ["credential"], ["queue"], ["trace"], ["reload"], ["status"]):
+    for args in (
+        [],
+        ["serve"],
+        ["demo"],
+        ["check"],
+        ["credential"],
+        ["queue"],
+        ["trace"],
+        ["reload"],
+        ["status"],
+    ):
         code, out, _ = run_command([world.binary, *args, "--help"])
         check(code == 0 and b"Usage" in out, args, "--help ended with", code)
 
@@ -155,7 +229,12 @@ def no_relay(world):
             check(code == 1, args, "ended with", code, out, err)
             says(err, "admin.sock")
         small.relay.start()
-        for args in (["trace", "1M85A7X210000"], ["trace", "nonsense"], ["queue", "show", "nonsense"], ["queue", "retry", "nonsense"]):
+        for args in (
+            ["trace", "1M85A7X210000"],
+            ["trace", "nonsense"],
+            ["queue", "show", "nonsense"],
+            ["queue", "retry", "nonsense"],
+        ):
             code, out, err = small.relay.command(*args)
             check(code in (1, 2) and err.strip(), args, "ended with", code, out, err)
 
@@ -185,7 +264,9 @@ def read_only_data_dir(world):
     with Small(world, start=False) as small:
         small.relay.data = small.relay.home / "gone" / "data"
         target = small.relay.home / "nowhere"
-        (small.relay.home / "gone").symlink_to(target)  # dangling: nothing can be made in it, not even by root
+        (small.relay.home / "gone").symlink_to(
+            target
+        )  # dangling: nothing can be made in it, not even by root
         small.relay.write_config()
         serve_fails(small.relay, str(small.relay.data))
 
@@ -193,7 +274,12 @@ def read_only_data_dir(world):
 def second_process(world):
     with Small(world) as small:
         sent = small.send(5)
-        other = Relay(world.binary, world.folder, f"{small.relay.name}-second", extra='\n[[route]]\ndomain = "*"\nhosts = ["127.0.0.1:9"]\n')
+        other = Relay(
+            world.binary,
+            world.folder,
+            f"{small.relay.name}-second",
+            extra='\n[[route]]\ndomain = "*"\nhosts = ["127.0.0.1:9"]\n',
+        )
         other.data = small.relay.data
         other.write_config()
         serve_fails(other, str(small.relay.data), "uses this queue")
@@ -212,7 +298,11 @@ def bad_reload(world):
         check(code == 1, "reload ended with", code, out)
         says(err, "limits.conections")
         small.relay.child.process.send_signal(signal.SIGHUP)
-        wait_for("SIGHUP is refused in the log", lambda: "limits.conections" in small.relay.child.text(), 5)
+        wait_for(
+            "SIGHUP is refused in the log",
+            lambda: "limits.conections" in small.relay.child.text(),
+            5,
+        )
         sent = small.send()
         small.relay.file.write_text(good.replace("[limits]", '[limits]\nmessage_size = "1MiB"'))
         code, out, err = small.relay.command("reload")
@@ -220,17 +310,34 @@ def bad_reload(world):
         says(out, "message_size")
         with smtplib.SMTP("127.0.0.1", small.relay.plain_port, "client.test") as client:
             client.ehlo()
-            check(client.esmtp_features["size"] == str(1 << 20), "SIZE is", client.esmtp_features["size"])
+            check(
+                client.esmtp_features["size"] == str(1 << 20),
+                "SIZE is",
+                client.esmtp_features["size"],
+            )
         small.receive()
         small.all_arrive(sent)
 
 
 def garbage(world):
     """Whoever sends rubbish is answered or closed on, and nobody else notices."""
-    pieces = [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"*" * 600, b"\x00" * 5000,
-              b"\r\n" * 3000, b"\n" * 3000, b"EHLO " + b"x" * 100_000 + b"\r\n", os.urandom(50_000), b"A" * 300_000,
-              b"MAIL FROM:<" + b"<" * 400 + b"\r\n", b"HELO x\r\n" * 500, "EHLO ☃\r\n".encode() * 50, b"RCPT TO:<x@y>\r\nDATA\r\n.\r\n" * 30,
-              b"EHLO x\r\nSTARTTLS\r\nNOOP\r\n", b"AUTH PLAIN " + b"=" * 2000 + b"\r\n", b"BDAT 99999999999999999999 LAST\r\n"]
+    pieces = [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"*" * 600,
+        b"\x00" * 5000,
+        b"\r\n" * 3000,
+        b"\n" * 3000,
+        b"EHLO " + b"x" * 100_000 + b"\r\n",
+        os.urandom(50_000),
+        b"A" * 300_000,
+        b"MAIL FROM:<" + b"<" * 400 + b"\r\n",
+        b"HELO x\r\n" * 500,
+        "EHLO ☃\r\n".encode() * 50,
+        b"RCPT TO:<x@y>\r\nDATA\r\n.\r\n" * 30,
+        b"EHLO x\r\nSTARTTLS\r\nNOOP\r\n",
+        b"AUTH PLAIN " + b"=" * 2000 + b"\r\n",
+        b"BDAT 99999999999999999999 LAST\r\n",
+    ]
     with Small(world) as small:
         small.receive()
         ports = (small.relay.port, small.relay.tls_port, small.relay.plain_port)
@@ -240,7 +347,9 @@ def garbage(world):
         context = ssl._create_unverified_context()
         for piece in pieces:
             try:
-                with socket.create_connection(("127.0.0.1", small.relay.tls_port), timeout=20) as conn:
+                with socket.create_connection(
+                    ("127.0.0.1", small.relay.tls_port), timeout=20
+                ) as conn:
                     with context.wrap_socket(conn) as tls:
                         _drain(tls, piece, banner=True)
             except TimeoutError:
@@ -248,7 +357,11 @@ def garbage(world):
             except OSError:
                 pass
         check(small.relay.child.running(), "the relay ended:", small.relay.child.text()[-2000:])
-        check("panicked" not in small.relay.child.text(), "something panicked:", small.relay.child.text()[-2000:])
+        check(
+            "panicked" not in small.relay.child.text(),
+            "something panicked:",
+            small.relay.child.text()[-2000:],
+        )
         small.all_arrive(small.send(3))
         wait_for("no session is left", lambda: small.relay.status()["sessions"] == 0, 20, 0.2)
         status = small.relay.status()
@@ -279,24 +392,44 @@ def _drain(conn, piece, banner):
 
 def leavers(world):
     """Clients that leave at every point of a transaction leave nothing behind."""
-    steps = [b"EHLO x\r\n", f"MAIL FROM:<{SENDER}>\r\n".encode(), b"RCPT TO:<a@anywhere.test>\r\n", b"DATA\r\n", b"Subject: half\r\n\r\n",
-             b"y" * 70 + b"\r\n", (b"z" * 70 + b"\r\n") * 8000]
+    steps = [
+        b"EHLO x\r\n",
+        f"MAIL FROM:<{SENDER}>\r\n".encode(),
+        b"RCPT TO:<a@anywhere.test>\r\n",
+        b"DATA\r\n",
+        b"Subject: half\r\n\r\n",
+        b"y" * 70 + b"\r\n",
+        (b"z" * 70 + b"\r\n") * 8000,
+    ]
     with Small(world) as small:
         for count in range(1, len(steps) + 1):
             for hard in (False, True):
-                with socket.create_connection(("127.0.0.1", small.relay.plain_port), timeout=20) as conn:
+                with socket.create_connection(
+                    ("127.0.0.1", small.relay.plain_port), timeout=20
+                ) as conn:
                     conn.recv(200)
                     for number, step in enumerate(steps[:count]):
                         conn.sendall(step)
                         if number < 4:  # a command, not the body
                             conn.recv(2000)
                     if hard:  # RST instead of FIN
-                        conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+                        conn.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+                        )
         wait_for("no session is left", lambda: small.relay.status()["sessions"] == 0, 20, 0.2)
         status = small.relay.status()
-        check(status["accepted"] == 0 and status["queued"] == 0, "half a message was accepted:", status)
+        check(
+            status["accepted"] == 0 and status["queued"] == 0,
+            "half a message was accepted:",
+            status,
+        )
         spool = small.relay.data / "queue" / "spool"
-        wait_for("half bodies are removed", lambda: not spool.is_dir() or not list(spool.iterdir()), 10, 0.2)
+        wait_for(
+            "half bodies are removed",
+            lambda: not spool.is_dir() or not list(spool.iterdir()),
+            10,
+            0.2,
+        )
 
 
 def damaged_queue(world):
@@ -315,13 +448,23 @@ def damaged_queue(world):
         check(flipped == 3, "the bodies were found", flipped, "times")
         small.relay.start()
         status = small.relay.status()
-        check(status["queued"] == 37 and status["store"]["quarantined"] == 3, "after the start:", status)
+        check(
+            status["queued"] == 37 and status["store"]["quarantined"] == 3,
+            "after the start:",
+            status,
+        )
         log = small.relay.child.text()
         check("WARN" in log or "ERROR" in log, "the log does not tell of the damage:", log[-1500:])
-        check(list((small.relay.data / "queue" / "quarantine").iterdir()), "nothing was put into quarantine")
+        check(
+            list((small.relay.data / "queue" / "quarantine").iterdir()),
+            "nothing was put into quarantine",
+        )
         small.receive()
         small.all_arrive(sent[:10] + sent[13:])
-        check(all(not small.receiver.find(message.id.encode()) for _, message in sent[10:13]), "a damaged message was delivered")
+        check(
+            all(not small.receiver.find(message.id.encode()) for _, message in sent[10:13]),
+            "a damaged message was delivered",
+        )
         # Then a torn tail: octets after the last record that are no record.
         more = small.send(5)
         small.all_arrive(more)
@@ -330,7 +473,9 @@ def damaged_queue(world):
         small.receiver = None
         more = small.send(5)
         small.relay.kill()
-        newest = max((small.relay.data / "queue").glob("segment-*"), key=lambda path: path.stat().st_mtime)
+        newest = max(
+            (small.relay.data / "queue").glob("segment-*"), key=lambda path: path.stat().st_mtime
+        )
         data = newest.read_bytes().rstrip(b"\0")
         with open(newest, "r+b") as file:
             file.seek(len(data) + 4096)
@@ -367,5 +512,3 @@ def strange_files(world):
         small.relay.stop()
         (small.relay.data / "credentials.toml").write_text("[[credential]\nnme = ")
         serve_fails(small.relay, "credentials.toml")
-
-

@@ -66,7 +66,9 @@ class Child:
         self.log = pathlib.Path(log)
         with open(self.log, "ab") as out:
             options.setdefault("stdout", out)
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stderr=out, **options)
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stderr=out, **options
+            )
         Child._alive.append(self)
 
     @property
@@ -88,7 +90,9 @@ class Child:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise Failed(f"{self.command[0]} did not end within {timeout} s of SIGTERM") from None
+                raise Failed(
+                    f"{self.command[0]} did not end within {timeout} s of SIGTERM"
+                ) from None
         return self.process.returncode
 
     def text(self):
@@ -114,15 +118,24 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 def run(command, timeout=60, stdin=None, env=None, cwd=None):
     """Runs a command to its end; returns (exit code, stdout, stderr), the texts as bytes."""
     full = dict(os.environ, **(env or {}))
-    done = subprocess.run([str(part) for part in command], input=stdin if stdin is not None else b"",
-                          capture_output=True, timeout=timeout, env=full, cwd=cwd, check=False)
+    done = subprocess.run(
+        [str(part) for part in command],
+        input=stdin if stdin is not None else b"",
+        capture_output=True,
+        timeout=timeout,
+        env=full,
+        cwd=cwd,
+        check=False,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
 def must(command, **options):
     """Runs a command that has to succeed; returns its stdout."""
     code, out, err = run(command, **options)
-    check(code == 0, f"{command[0]} ended with {code}:", (out + err).decode(errors="replace").strip())
+    check(
+        code == 0, f"{command[0]} ended with {code}:", (out + err).decode(errors="replace").strip()
+    )
     return out
 
 

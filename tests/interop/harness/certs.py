@@ -13,8 +13,24 @@ class Authority:
         self.openssl = tool("openssl")
         self.file = folder / "ca.pem"
         self._key(folder / "ca.key")
-        must([self.openssl, "req", "-x509", "-new", "-key", folder / "ca.key", "-days", "2", "-subj", "/CN=Interop CA",
-              "-addext", "keyUsage=critical,keyCertSign", "-out", self.file])
+        must(
+            [
+                self.openssl,
+                "req",
+                "-x509",
+                "-new",
+                "-key",
+                folder / "ca.key",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=Interop CA",
+                "-addext",
+                "keyUsage=critical,keyCertSign",
+                "-out",
+                self.file,
+            ]
+        )
 
     def _key(self, path):
         must([self.openssl, "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path])
@@ -32,8 +48,22 @@ class Authority:
         else:
             issuer = ["-CA", self.file, "-CAkey", self.folder / "ca.key", "-CAcreateserial"]
         # `x509 -days` takes a negative count: a certificate that ended yesterday.
-        must([self.openssl, "x509", "-req", "-in", request, *issuer, "-days", "-1" if expired else "2",
-              "-extfile", extensions, "-out", cert])
+        must(
+            [
+                self.openssl,
+                "x509",
+                "-req",
+                "-in",
+                request,
+                *issuer,
+                "-days",
+                "-1" if expired else "2",
+                "-extfile",
+                extensions,
+                "-out",
+                cert,
+            ]
+        )
         return cert, key
 
     def server_context(self, *args, **options):

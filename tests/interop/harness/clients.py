@@ -43,10 +43,36 @@ def swaks(auth):
         # Left to itself, swaks takes a last line that is a dot for the end: we stuff the dots and say the end.
         stuffed = (b"\r\n" + message.sent).replace(b"\r\n.", b"\r\n..")[2:]
         file = target.write("swaks.eml", stuffed + b".")
-        must([tool("swaks"), "--server", "127.0.0.1", "--port", target.port, "--tlsc" if target.implicit else "--tls",
-              "--tls-verify", "--tls-ca-path", target.authority.file, "--auth", auth, "--auth-user", target.user,
-              "--auth-password", target.secret, "--from", message.sender, "--to", ",".join(recipients),
-              "--data", f"@{file}", "--no-data-fixup", "--suppress-data", "--helo", "client.test"])
+        must(
+            [
+                tool("swaks"),
+                "--server",
+                "127.0.0.1",
+                "--port",
+                target.port,
+                "--tlsc" if target.implicit else "--tls",
+                "--tls-verify",
+                "--tls-ca-path",
+                target.authority.file,
+                "--auth",
+                auth,
+                "--auth-user",
+                target.user,
+                "--auth-password",
+                target.secret,
+                "--from",
+                message.sender,
+                "--to",
+                ",".join(recipients),
+                "--data",
+                f"@{file}",
+                "--no-data-fixup",
+                "--suppress-data",
+                "--helo",
+                "client.test",
+            ]
+        )
+
     return send
 
 
@@ -55,9 +81,32 @@ def curl(auth):
         del eight_bit
         url = f"{'smtps' if target.implicit else 'smtp'}://localhost:{target.port}/client.test"
         to = [part for rcpt in recipients for part in ("--mail-rcpt", rcpt)]
-        must([tool("curl"), "--silent", "--show-error", "--max-time", "60", "--ipv4", "--noproxy", "*", "--ssl-reqd",
-              "--cacert", target.authority.file, "--login-options", f"AUTH={auth}", "--user", f"{target.user}:{target.secret}",
-              "--mail-from", message.sender, *to, "--upload-file", target.write("curl.eml", message.sent), url])
+        must(
+            [
+                tool("curl"),
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "60",
+                "--ipv4",
+                "--noproxy",
+                "*",
+                "--ssl-reqd",
+                "--cacert",
+                target.authority.file,
+                "--login-options",
+                f"AUTH={auth}",
+                "--user",
+                f"{target.user}:{target.secret}",
+                "--mail-from",
+                message.sender,
+                *to,
+                "--upload-file",
+                target.write("curl.eml", message.sent),
+                url,
+            ]
+        )
+
     return send
 
 
@@ -66,33 +115,74 @@ def msmtp(auth):
         del eight_bit
         password = target.write("msmtp.secret", target.secret.encode() + b"\n")
         password.chmod(0o600)
-        must([tool("msmtp"), "--host=127.0.0.1", f"--port={target.port}", "--tls=on",
-              f"--tls-starttls={'off' if target.implicit else 'on'}", f"--tls-trust-file={target.authority.file}",
-              f"--auth={auth}", f"--user={target.user}", f"--passwordeval=cat {password}", f"--from={message.sender}",
-              "--domain=client.test", "--remove-bcc-headers=off", "--", *recipients], stdin=message.sent_with_lf())
+        must(
+            [
+                tool("msmtp"),
+                "--host=127.0.0.1",
+                f"--port={target.port}",
+                "--tls=on",
+                f"--tls-starttls={'off' if target.implicit else 'on'}",
+                f"--tls-trust-file={target.authority.file}",
+                f"--auth={auth}",
+                f"--user={target.user}",
+                f"--passwordeval=cat {password}",
+                f"--from={message.sender}",
+                "--domain=client.test",
+                "--remove-bcc-headers=off",
+                "--",
+                *recipients,
+            ],
+            stdin=message.sent_with_lf(),
+        )
+
     return send
 
 
 def nodemailer(auth):
     def send(target, message, recipients, eight_bit):
         del eight_bit
-        node(target, auth, message.sender, recipients, target.write("nodemailer.eml", message.sent), "raw")
+        node(
+            target,
+            auth,
+            message.sender,
+            recipients,
+            target.write("nodemailer.eml", message.sent),
+            "raw",
+        )
+
     return send
 
 
 def node(target, auth, sender, recipients, file, how):
     """Runs nodemailer.js; `how` is `raw`, or `compose` to let nodemailer make a message with `file` attached."""
-    return must([tool("node"), HERE / "nodemailer.js", target.port, "implicit" if target.implicit else "starttls", auth,
-                 sender, ",".join(recipients), file, how],
-                env={"NODE_PATH": target.node_path, "NODE_EXTRA_CA_CERTS": str(target.authority.file),
-                     "SMTP_USER": target.user, "SMTP_SECRET": target.secret})
+    return must(
+        [
+            tool("node"),
+            HERE / "nodemailer.js",
+            target.port,
+            "implicit" if target.implicit else "starttls",
+            auth,
+            sender,
+            ",".join(recipients),
+            file,
+            how,
+        ],
+        env={
+            "NODE_PATH": target.node_path,
+            "NODE_EXTRA_CA_CERTS": str(target.authority.file),
+            "SMTP_USER": target.user,
+            "SMTP_SECRET": target.secret,
+        },
+    )
 
 
 def connect(target):
     """An smtplib connection over TLS, before AUTH."""
     context = target.authority.client_context()
     if target.implicit:
-        client = smtplib.SMTP_SSL("localhost", target.port, "client.test", timeout=60, context=context)
+        client = smtplib.SMTP_SSL(
+            "localhost", target.port, "client.test", timeout=60, context=context
+        )
     else:
         client = smtplib.SMTP("localhost", target.port, "client.test", timeout=60)
         client.starttls(context=context)
@@ -107,8 +197,15 @@ def python(auth):
             if auth.startswith("SCRAM"):
                 client.auth(auth, Scram(client), initial_response_ok=True)
             else:
-                client.auth(auth, getattr(client, "auth_" + auth.lower()), initial_response_ok=auth == "PLAIN")
-            client.sendmail(message.sender, recipients, message.sent, ["BODY=8BITMIME"] if eight_bit else [])
+                client.auth(
+                    auth,
+                    getattr(client, "auth_" + auth.lower()),
+                    initial_response_ok=auth == "PLAIN",
+                )
+            client.sendmail(
+                message.sender, recipients, message.sent, ["BODY=8BITMIME"] if eight_bit else []
+            )
+
     return send
 
 
@@ -135,7 +232,9 @@ class Scram:
             return ""
         if not parts["r"].startswith(self.nonce):
             raise ValueError("the server changed the nonce")
-        salted = hashlib.pbkdf2_hmac("sha256", self.password.encode(), base64.b64decode(parts["s"]), int(parts["i"]))
+        salted = hashlib.pbkdf2_hmac(
+            "sha256", self.password.encode(), base64.b64decode(parts["s"]), int(parts["i"])
+        )
         mac = lambda key, data: hmac.new(key, data, hashlib.sha256).digest()
         key = mac(salted, b"Client Key")
         last = f"c={base64.b64encode(self.GS2.encode()).decode()},r={parts['r']}"
@@ -167,5 +266,17 @@ def node_modules(folder):
     if given and (pathlib.Path(given) / "nodemailer").is_dir():
         return given
     home = folder.make("node")
-    must([tool("npm"), "install", "--prefix", home, "--no-audit", "--no-fund", "--ignore-scripts", "nodemailer@7"], timeout=300)
+    must(
+        [
+            tool("npm"),
+            "install",
+            "--prefix",
+            home,
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "nodemailer@7",
+        ],
+        timeout=300,
+    )
     return str(home / "node_modules")

@@ -22,8 +22,11 @@ class Nsd:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         zone = home / "test.zone"
-        zone.write_text("$ORIGIN test.\n$TTL 60\n@ SOA ns.test. admin.test. 1 3600 600 86400 5\n@ NS ns.test.\nns A 127.0.0.1\n"
-                        + "\n".join(lines) + "\n")
+        zone.write_text(
+            "$ORIGIN test.\n$TTL 60\n@ SOA ns.test. admin.test. 1 3600 600 86400 5\n@ NS ns.test.\nns A 127.0.0.1\n"
+            + "\n".join(lines)
+            + "\n"
+        )
         must([tool("nsd-checkzone"), "test.", zone])
         config = home / "nsd.conf"
         config.write_text(f"""server:
@@ -53,7 +56,11 @@ zone:
     def _answers(self):
         if not self.child.running():
             raise Failed("nsd ended: " + self.child.text())
-        query = struct.pack(">6H", 4711, 0, 1, 0, 0, 0) + b"\x02ns\x04test\x00" + struct.pack(">2H", 1, 1)
+        query = (
+            struct.pack(">6H", 4711, 0, 1, 0, 0, 0)
+            + b"\x02ns\x04test\x00"
+            + struct.pack(">2H", 1, 1)
+        )
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.settimeout(0.3)
             try:

@@ -73,7 +73,11 @@ class Postfix:
 
     def __init__(self, folder, main, listeners):
         self.home = folder.make("postfix")
-        self.etc, spool, data = folder.make("postfix/etc"), folder.make("postfix/spool"), folder.make("postfix/data")
+        self.etc, spool, data = (
+            folder.make("postfix/etc"),
+            folder.make("postfix/spool"),
+            folder.make("postfix/data"),
+        )
         self.spool = spool
         self.log = self.home / "maillog"
         self.log.touch()
@@ -100,7 +104,9 @@ biff = no
 {main}""")
         (self.etc / "master.cf").write_text("\n".join(listeners) + SERVICES)
         code, out, err = run([tool("postfix"), "-c", self.etc, "start"])
-        check(code == 0, "postfix start:", (out + err).decode(errors="replace"), self.log.read_text())
+        check(
+            code == 0, "postfix start:", (out + err).decode(errors="replace"), self.log.read_text()
+        )
         atexit.register(self.stop)
         host, port = listeners[0].split()[0].split(":")
         wait_for("Postfix listens", lambda: greets(None, host, port), 15)
@@ -124,7 +130,9 @@ class PostfixMaildir(Postfix):
         self.maildir = boxes / "all" / "new"
         self.seen = {}
         uid = must(["id", "-u", "nobody"]).decode().strip()
-        super().__init__(folder, f"""myhostname = mx.postfix.test
+        super().__init__(
+            folder,
+            f"""myhostname = mx.postfix.test
 mynetworks =
 virtual_mailbox_domains = {', '.join(domains)}
 virtual_mailbox_base = {boxes}
@@ -137,7 +145,9 @@ message_size_limit = 104857600
 smtpd_recipient_restrictions = reject_unauth_destination
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {certificate[1]}, {certificate[0]}
-""", [f"{host}:{port} inet n - n - - smtpd"])
+""",
+            [f"{host}:{port} inet n - n - - smtpd"],
+        )
 
     def find(self, text):
         if not self.maildir.is_dir():

@@ -76,7 +76,9 @@ class Receiver:
             request_queue_size = 1024
 
         self.server = Server((host, port), Handler)
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
+        ).start()
 
     def close(self):
         self.closed.set()
@@ -165,7 +167,11 @@ class Session:
             if self.receiver.tls and not self.tls:
                 offers.append("STARTTLS")
             lines = [self.receiver.host, *offers]
-            text = "\n".join(f"250-{item}" for item in lines[:-1]) + f"\n250 {lines[-1]}" if offers else f"250 {lines[0]}"
+            text = (
+                "\n".join(f"250-{item}" for item in lines[:-1]) + f"\n250 {lines[-1]}"
+                if offers
+                else f"250 {lines[0]}"
+            )
             if self.receiver.esmtp:
                 self.stage("ehlo", text)
             else:

@@ -24,7 +24,18 @@ class Relay:
     `config` overrides or adds `section: {key: value}`; `extra` is TOML text at the end.
     """
 
-    def __init__(self, binary, folder, name, delivery_port=0, dns=None, certificate=None, config=None, extra="", trusted=True):
+    def __init__(
+        self,
+        binary,
+        folder,
+        name,
+        delivery_port=0,
+        dns=None,
+        certificate=None,
+        config=None,
+        extra="",
+        trusted=True,
+    ):
         self.binary = pathlib.Path(binary).resolve()
         self.home = folder.make(name)
         self.name = name
@@ -34,7 +45,12 @@ class Relay:
         self.user, self.secret = "app", ""
         self.child = None
         sections = {
-            "delivery": {"retry": "1s, 2s*", "expire": "1h", "prohibited_hosts": [], "ip_families": "ipv4"},
+            "delivery": {
+                "retry": "1s, 2s*",
+                "expire": "1h",
+                "prohibited_hosts": [],
+                "ip_families": "ipv4",
+            },
             "limits": {"connections_per_ip": 5000},
         }
         if delivery_port:
@@ -50,21 +66,30 @@ class Relay:
 
     def write_config(self):
         text = [f'hostname = "relay.test"\ndata_dir = {toml(str(self.data))}\n']
-        for port, tls in ((self.port, "starttls"), (self.tls_port, "implicit"), (self.plain_port, "none")):
+        for port, tls in (
+            (self.port, "starttls"),
+            (self.tls_port, "implicit"),
+            (self.plain_port, "none"),
+        ):
             text.append(f'[[listener]]\naddress = "127.0.0.1:{port}"\ntls = "{tls}"\n')
             if tls == "none" and self.trusted:
                 text.append('trusted_networks = ["127.0.0.0/8"]\ntrusted_as = "local"\n')
         if self.trusted:
             text.append('[[credential]]\nname = "local"\nsenders = ["*"]\n')
         for section, values in self.sections.items():
-            text.append(f"[{section}]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in values.items()))
+            text.append(
+                f"[{section}]\n"
+                + "".join(f"{key} = {toml(value)}\n" for key, value in values.items())
+            )
         self.file.write_text("\n".join(text) + self.extra)
 
     # Commands
 
     def command(self, *args, timeout=60):
         """Runs a command of the binary on this relay: (exit code, stdout, stderr) as texts."""
-        code, out, err = run([self.binary, *args, "--config", self.file], timeout=timeout, cwd=self.home)
+        code, out, err = run(
+            [self.binary, *args, "--config", self.file], timeout=timeout, cwd=self.home
+        )
         return code, out.decode(errors="replace"), err.decode(errors="replace")
 
     def ask(self, *args):
@@ -98,11 +123,17 @@ class Relay:
     def spawn(self):
         """Starts `serve`, and does not wait for it."""
         check(self.child is None or not self.child.running(), "the relay runs already")
-        self.child = Child([self.binary, "serve", "--config", self.file, "--log", "json"], self.home / "relay.log", cwd=self.home)
+        self.child = Child(
+            [self.binary, "serve", "--config", self.file, "--log", "json"],
+            self.home / "relay.log",
+            cwd=self.home,
+        )
 
     def _greets(self):
         if not self.child.running():
-            raise Failed(f"the relay ended with {self.child.process.returncode}: {self.child.text()[-2000:]}")
+            raise Failed(
+                f"the relay ended with {self.child.process.returncode}: {self.child.text()[-2000:]}"
+            )
         try:
             return banner("127.0.0.1", self.plain_port).startswith(b"220")
         except (ConnectionError, socket.timeout):
@@ -134,10 +165,12 @@ class Relay:
 
     def outcome(self, message_id, recipients=1, timeout=60):
         """Waits until so many recipients are settled; returns the trace."""
+
         def settled():
             events = self.trace(message_id)
             done = sum(len(event["recipients"]) for event in events if event["event"] in FINAL)
             return events if done >= recipients else None
+
         return wait_for(f"{message_id} is settled", settled, timeout, 0.25)
 
 
@@ -154,6 +187,8 @@ def secret_in(text):
 
 def queued_id(reply):
     """The message's id in the reply that took it."""
-    found = re.search(r"queued as (\S+)", reply if isinstance(reply, str) else reply.decode(errors="replace"))
+    found = re.search(
+        r"queued as (\S+)", reply if isinstance(reply, str) else reply.decode(errors="replace")
+    )
     check(found, "no id in the reply:", reply)
     return found[1]

@@ -44,5 +44,7 @@ class Report:
         """Prints the closing line; returns the exit code."""
         for name in self.failed:
             print(f"failed: {name}")
-        print(f"{self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped", flush=True)
+        print(
+            f"{self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped", flush=True
+        )
         return 1 if self.failed else 0
