@@ -356,6 +356,8 @@ mod tests {
                     password: password.into(),
                 }),
                 route: true,
+                authentic: true,
+                protocol: Protocol::Smtp,
                 source: None,
                 messages_max: 1,
             })
