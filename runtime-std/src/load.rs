@@ -13,6 +13,8 @@
 //! `decoy-key`.
 
 pub mod credentials;
+#[cfg(feature = "cli")]
+pub mod domains;
 mod files;
 mod system;
 mod tls;
@@ -239,7 +241,8 @@ pub fn draft(options: &Options) -> Result<(Draft, Option<PathBuf>), LoadError> {
         ),
         None => Draft::embedded(&system),
     };
-    add_stored_credentials(&mut draft);
+    add_stored(&mut draft, credentials::path, Draft::add_credentials);
+    add_stored(&mut draft, domains_path, Draft::add_domains);
     Ok((draft, file))
 }
 
@@ -256,12 +259,18 @@ fn config_file(options: &Options) -> Option<PathBuf> {
     options.config.clone().or_else(usual)
 }
 
-/// `credentials.toml`, if it is there.
-fn add_stored_credentials(draft: &mut Draft) {
-    let path = credentials::path(draft.data_dir());
+/// Where the domains of `domain add` are.
+#[must_use]
+pub fn domains_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("domains.toml")
+}
+
+/// A file that commands keep in the data directory, if it is there.
+fn add_stored(draft: &mut Draft, path: fn(&Path) -> PathBuf, add: fn(&mut Draft, &str, &str)) {
+    let path = path(draft.data_dir());
     match std::fs::read_to_string(&path) {
-        Ok(text) => draft.add_credentials(&text, &path.display().to_string()),
-        // Without the directory there are none; that it cannot be made is told later.
+        Ok(text) => add(draft, &text, &path.display().to_string()),
+        // Without the directory there is none; that it cannot be made is told later.
         Err(error) if is_absent(&error) => {}
         Err(error) => draft.add_error(files::place_of(&path).error(files::unreadable(&error), "")),
     }

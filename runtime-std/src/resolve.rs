@@ -5,9 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use relay_core::dns::{DnsFailure, Event, Query, Step, Transport};
+#[cfg(feature = "cli")]
+use relay_core::dns::Resolver;
+use relay_core::dns::{DnsFailure, Event, Lookup, Query, Step, Transport};
 use rustix::event::PollFlags;
 
+use crate::clock::Clock;
 use crate::drive::{StopSignal, wait_for};
 use crate::hub::Hub;
 use crate::listen::{begin_connect, connected};
@@ -22,6 +25,28 @@ pub const PIECE_MAX: usize = 4096;
 pub fn resolve<T>(hub: &Hub, stop: &StopSignal, query: Query<T>) -> Result<T, DnsFailure> {
     let clock = hub.clock();
     let mut lookup = hub.with_resolver(|resolver| resolver.begin(clock.now(), query));
+    carry(clock, stop, &mut lookup);
+    hub.with_resolver(|resolver| resolver.finish(clock.now(), lookup))
+}
+
+/// [`resolve`] with a resolver of the caller's own, where no relay runs.
+///
+/// # Errors
+/// [`DnsFailure`] says whether that is final.
+#[cfg(feature = "cli")]
+pub(crate) fn ask<T>(
+    resolver: &mut Resolver,
+    clock: Clock,
+    stop: &StopSignal,
+    query: Query<T>,
+) -> Result<T, DnsFailure> {
+    let mut lookup = resolver.begin(clock.now(), query);
+    carry(clock, stop, &mut lookup);
+    resolver.finish(clock.now(), lookup)
+}
+
+/// Carries what a search says and hears, to its end.
+fn carry<T>(clock: Clock, stop: &StopSignal, lookup: &mut Lookup<T>) {
     let mut socket: io::Result<Socket> = Err(ErrorKind::NotConnected.into());
     let mut buffer = [0; PIECE_MAX];
     loop {
@@ -36,9 +61,7 @@ pub fn resolve<T>(hub: &Hub, stop: &StopSignal, query: Query<T>) -> Result<T, Dn
                 until
             }
             Step::Listen { until } => until,
-            Step::Done => {
-                return hub.with_resolver(|resolver| resolver.finish(clock.now(), lookup));
-            }
+            Step::Done => return,
         };
         let received = match &mut socket {
             Ok(socket) => socket.receive(&mut buffer, clock.until(until), stop),

@@ -5,7 +5,7 @@ import random
 import re
 import smtplib
 
-from harness import base
+from harness import base, dns
 from harness.base import check, has_tool, must, tool, wait_for
 from harness.relay import Relay, queued_id
 
@@ -148,6 +148,7 @@ def run(world, report):
         report.case("dkim: another domain is not signed for, and an event says why", not_ours, setting)
         report.case("dkim: a report of the relay's own is signed", own_report, setting)
         report.case("dkim: a reload brings other keys", other_keys, setting)
+        report.case("dkim: domain add, its records in a DNS, domain check, domain rotate", from_nothing, world)
         setting.relay.stop()
     finally:
         if setting.relay.child.running():
@@ -293,3 +294,62 @@ def other_keys(setting):
     check(setting.verified(found) == len(KEYS), "not signed with the new keys")
     setting.public = old
     check(setting.verified(found) == 0, "signed with the old keys")
+
+
+def from_nothing(world):
+    """The printed records alone make a zone in which all is right."""
+    base_zone = ["relay A 127.0.0.1"]
+    reverse = ["1.0.0 PTR relay.test."]
+    relay = Relay(world.binary, world.folder, "domain-relay")
+
+    def ask(command, *zones):
+        """The code and the output of a `domain` command, with these lines in the DNS."""
+        server = dns.Nsd(world.folder, [*base_zone, *(line for zone in zones for line in zone.splitlines())],
+                         f"nsd-domain-{random.randrange(1 << 30)}", reverse)
+        relay.sections["dns"] = {"servers": [server.address]}
+        relay.write_config()
+        try:
+            code, out, err = relay.command("domain", command, "new.test")
+        finally:
+            server.child.stop()
+        return code, out + err
+
+    def zone_in(text):
+        return text.split("\n\n")[0]
+
+    relay.write_config()
+    code, out, err = relay.command("domain", "add", "new.test")
+    check(code == 0, out, err)
+    zone = zone_in(out)
+    code, said = ask("check", "")
+    check(code == 1 and said.count("MISSING") == 4, "an empty DNS:", code, said)
+    code, said = ask("check", zone)
+    check(code == 0 and not re.search("MISSING|WRONG|UNKNOWN", said), "the printed records:", code, said)
+    check(len(re.findall(r"(?m)^right ", said)) == 5, said)
+    for old, new, wrong in (
+        ("k=ed25519; p=", "k=ed25519; p=AAAA", "another key"),
+        ("k=ed25519", "k=rsa", "another kind"),
+        ("v=spf1 a:relay.test ~all", "v=spf1 ip4:192.0.2.0/24 -all", "is not covered"),
+        ("v=spf1 a:relay.test ~all", "v=spf1 include:new.test -all", "lookups"),
+        ("p=none", "p=maybe", "p= must be"),
+    ):
+        check(old in zone, old)
+        code, said = ask("check", zone.replace(old, new))
+        check(code == 1 and wrong in said, f"{new}:", code, said)
+    code, said = ask("check", zone.replace("v=spf1 a:relay.test ~all", "v=spf1 include:other.test -all"),
+                     'other TXT "v=spf1 ip4:10.0.0.0/8 redirect=third.test"\nthird TXT "v=spf1 a:relay.test -all"')
+    check(code == 0, "include and redirect:", said)
+
+    code, said = ask("rotate", zone)
+    check(code == 0 and "do not sign yet" in said, said)
+    more = zone_in(said)
+    code, said = ask("rotate", zone)
+    check(code == 1 and "nothing was changed" in said and said.count("MISSING") == 2, said)
+    listed = relay.ask("domain", "list")[0]["keys"]
+    check([key["state"] for key in listed] == ["signing"] * 2 + ["pending"] * 2, listed)
+    code, said = ask("rotate", zone, more)
+    check(code == 0, said)
+    listed = relay.ask("domain", "list")[0]["keys"]
+    check([key["state"] for key in listed] == ["retired"] * 2 + ["signing"] * 2, listed)
+    code, said = ask("check", zone, more)
+    check(code == 0, said)

@@ -39,7 +39,7 @@ pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
 pub use read::Place;
 pub use route::{DomainPattern, HostPort, Protocol, Route};
-pub use value::{BadValue, parse_duration, parse_network};
+pub use value::{BadValue, parse_duration, parse_hostname, parse_network};
 
 /// Everything that a relay is told. Made by parsing `relay.toml`, or by an embedder.
 #[derive(Clone)]
@@ -219,6 +219,29 @@ pub struct DkimKey {
     pub selector: String,
     /// The private key, PEM.
     pub key_file: PathBuf,
+    /// What it is used for.
+    pub state: KeyState,
     /// What is in the file; filled by the loader. Without it nothing is signed.
     pub key: Option<Key>,
+}
+
+/// What a key is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// It signs.
+    Signing,
+    /// Its record is not known to be in the DNS: it does not sign yet.
+    Pending,
+    /// It signs no more. Its record stays in the DNS until what it signed has arrived.
+    Retired,
+}
+
+impl std::fmt::Display for KeyState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Signing => "signing",
+            Self::Pending => "pending",
+            Self::Retired => "retired",
+        })
+    }
 }

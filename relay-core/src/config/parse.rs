@@ -147,6 +147,16 @@ impl Draft {
         self.errors.extend(reader.into_errors());
     }
 
+    /// Adds the `[[domain]]`s of another file; paths in it are relative to its directory.
+    pub fn add_domains(&mut self, text: &str, file: &str) {
+        let (reader, table) = Reader::parse(file, text);
+        let root = Section::root(&reader, &table);
+        let directory = Path::new(file).parent().unwrap_or(Path::new(""));
+        sections::domains(self, &root, directory);
+        root.finish();
+        self.errors.extend(reader.into_errors());
+    }
+
     /// The configuration as it was read so far. What was wrong has its default.
     #[must_use]
     pub fn so_far(&self) -> &Config {

@@ -10,8 +10,8 @@ use super::defaults::default_listeners;
 use super::parse::{Draft, FileUse, FileWanted};
 use super::read::Section;
 use super::{
-    Credential, DkimKey, DomainPattern, HostPort, Listener, ListenerTls, Route, SigningDomain,
-    TlsFiles, TlsLevel, value,
+    Credential, DkimKey, DomainPattern, HostPort, KeyState, Listener, ListenerTls, Route,
+    SigningDomain, TlsFiles, TlsLevel, value,
 };
 
 type Table<'r, 't> = Section<'r, 't>;
@@ -327,10 +327,12 @@ pub(super) fn domains(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path)
                     "one key a selector",
                 );
             }
+            let state = key.value("state", &value::KEY_STATE);
             if let (Some(selector), Some(key_file)) = (selector, key_file) {
                 keys.push(DkimKey {
                     selector,
                     key_file,
+                    state: state.unwrap_or(KeyState::Signing),
                     key: None,
                 });
             }

@@ -10,7 +10,8 @@ use smtp_proto::{Domain, Mailbox};
 
 use super::credential::a_labels;
 use super::{
-    DomainPattern, HostPort, IpFamilies, ListenerTls, Protocol, Rate, SenderPattern, TlsLevel,
+    DomainPattern, HostPort, IpFamilies, KeyState, ListenerTls, Protocol, Rate, SenderPattern,
+    TlsLevel,
 };
 use crate::sasl::Verifier;
 
@@ -105,6 +106,14 @@ pub fn parse_network(text: &str) -> Result<IpNet, BadValue> {
     NETWORK.read(text)
 }
 
+/// A host name; what is written in another script is turned into A-labels.
+///
+/// # Errors
+/// [`BadValue`] says what is allowed.
+pub fn parse_hostname(text: &str) -> Result<Domain, BadValue> {
+    HOSTNAME.read(text)
+}
+
 /// A duration, as `30m` or `1h30m`.
 ///
 /// # Errors
@@ -190,6 +199,20 @@ pub(super) const SELECTOR: Kind<String> = Kind {
     allowed: "letters, digits, hyphens and dots, such as \"r1\"",
     parse: selector,
 };
+
+pub(super) const KEY_STATE: Kind<KeyState> = Kind {
+    allowed: "\"signing\", \"pending\", \"retired\"",
+    parse: key_state,
+};
+
+fn key_state(text: &str) -> Result<KeyState, String> {
+    match text {
+        "signing" => Ok(KeyState::Signing),
+        "pending" => Ok(KeyState::Pending),
+        "retired" => Ok(KeyState::Retired),
+        _ => Err(unreadable(text)),
+    }
+}
 
 fn unreadable(text: &str) -> String {
     format!("{text:?} cannot be read")

@@ -40,7 +40,7 @@ use smtp_proto::Mailbox;
 
 pub use key::{Algorithm, Key, KeyError, RSA_BITS_MIN};
 
-use crate::config::{SigningDomain, a_labels};
+use crate::config::{KeyState, SigningDomain, a_labels};
 use crate::inbound::body::{Author, HeaderFilter};
 use crate::queue::message::{Body, BodyKind};
 use crate::time::UnixTime;
@@ -204,10 +204,9 @@ impl crate::engine::Submission {
 impl SigningDomain {
     /// The keys that sign now, each with its selector.
     fn signing_keys(&self) -> impl Iterator<Item = (&str, &Key)> {
-        let loaded = |key: &'_ crate::config::DkimKey| key.key.is_some();
         self.keys
             .iter()
-            .filter(move |key| loaded(key))
+            .filter(|key| key.state == KeyState::Signing)
             .filter_map(|key| Some((key.selector.as_str(), key.key.as_ref()?)))
     }
 

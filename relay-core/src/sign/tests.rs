@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::field::{BARRED, header_data, seal};
 use super::*;
-use crate::config::DkimKey;
+use crate::config::{DkimKey, KeyState};
 
 const NOW: UnixTime = UnixTime::from_secs(1_528_637_909);
 
@@ -81,6 +81,7 @@ fn domain(name: &str, keys: &[(&str, &Key)]) -> Arc<SigningDomain> {
     let keys = keys.iter().map(|(selector, key)| DkimKey {
         selector: (*selector).to_owned(),
         key_file: "".into(),
+        state: KeyState::Signing,
         key: Some((*key).clone()),
     });
     Arc::new(SigningDomain {

@@ -80,6 +80,13 @@ fn describe(config: &Config, out: &mut dyn Write) -> io::Result<()> {
             hosts.join(", ")
         )?;
     }
+    for domain in &config.domains {
+        let keys = domain.keys.iter();
+        let keys: Vec<String> = keys
+            .map(|key| format!("{} {}", key.selector, key.state))
+            .collect();
+        writeln!(out, "  domain       {} ({})", domain.name, keys.join(", "))?;
+    }
     let servers: Vec<String> = config.dns.servers.iter().map(ToString::to_string).collect();
     writeln!(out, "  dns          {}", servers.join(", "))?;
     match config.admin {

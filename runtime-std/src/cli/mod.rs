@@ -6,6 +6,8 @@ pub mod check;
 mod client;
 pub mod credential;
 mod demo;
+mod dns_check;
+pub mod domain;
 mod queue;
 mod serve;
 
@@ -22,6 +24,7 @@ use crate::load;
 use crate::runtime::Runtime;
 use client::{Client, ClientError};
 use credential::{CredentialError, Format};
+use domain::DomainError;
 
 /// An authenticated SMTP relay: takes mail from applications, keeps it safe, delivers it by MX.
 #[derive(Debug, Parser)]
@@ -42,6 +45,9 @@ enum Command {
     /// Add, list and remove who may send
     #[command(subcommand)]
     Credential(CredentialCommand),
+    /// Set up domains to send from: keys, DNS records, and whether they are right
+    #[command(subcommand)]
+    Domain(DomainCommand),
     /// Look at queued messages and change what becomes of them
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -190,6 +196,33 @@ enum CredentialCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum DomainCommand {
+    /// Make DKIM keys for a domain, and print the DNS records to publish
+    Add(OneDomain),
+    /// Ask the DNS what is right, wrong or missing; exit code 1 unless all that is needed is right
+    Check(OneDomain),
+    /// List domains and their keys
+    List {
+        #[command(flatten)]
+        place: Where,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make new keys and print their records; run again when they are published: the new keys sign then
+    Rotate(OneDomain),
+}
+
+#[derive(Debug, Args)]
+struct OneDomain {
+    /// The domain in From
+    domain: String,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
 enum QueueCommand {
     /// List queued messages, oldest first
     List {
@@ -312,6 +345,16 @@ impl From<CredentialError> for Failure {
     }
 }
 
+impl From<DomainError> for Failure {
+    fn from(error: DomainError) -> Self {
+        match error {
+            DomainError::Usage(text) => Self::Usage(text),
+            DomainError::Output(error) => Self::Output(error),
+            DomainError::Load(_) | DomainError::Change(_) => Self::said(error),
+        }
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::Said(error.to_string())
@@ -355,6 +398,7 @@ fn run(runtime: &dyn Runtime, command: Command, out: &mut dyn Write) -> Result<(
             false => Err(Failure::Shown),
         },
         Command::Credential(command) => run_credential(command, out),
+        Command::Domain(command) => run_domain(command, out),
         Command::Queue(command) => run_queue(command, out),
         Command::Trace { id, place, output } => {
             queue::trace(&place.client()?, &id, output.format(), out)
@@ -390,6 +434,27 @@ fn run_credential(command: CredentialCommand, out: &mut dyn Write) -> Result<(),
         }
     }
     Ok(())
+}
+
+fn run_domain(command: DomainCommand, out: &mut dyn Write) -> Result<(), Failure> {
+    let format = |one: &OneDomain| one.output.format();
+    let right = match command {
+        DomainCommand::Add(one) => {
+            domain::add(&one.place.options(), &one.domain, format(&one), out)?;
+            true
+        }
+        DomainCommand::Check(one) => {
+            domain::check(&one.place.options(), &one.domain, format(&one), out)?
+        }
+        DomainCommand::List { place, output } => {
+            domain::list(&place.options(), output.format(), out)?;
+            true
+        }
+        DomainCommand::Rotate(one) => {
+            domain::rotate(&one.place.options(), &one.domain, format(&one), out)?
+        }
+    };
+    if right { Ok(()) } else { Err(Failure::Shown) }
 }
 
 fn run_queue(command: QueueCommand, out: &mut dyn Write) -> Result<(), Failure> {

@@ -121,7 +121,7 @@ pub fn remove(data_dir: &Path, name: &str) -> Result<(), ChangeError> {
     )?)
 }
 
-fn read(path: &Path) -> io::Result<String> {
+pub(super) fn read(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         read => read,
@@ -144,7 +144,7 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Credential>, ChangeError> {
 }
 
 /// Held while the file is read and written, so that two commands at once do not lose one's change.
-fn lock(data_dir: &Path) -> io::Result<File> {
+pub(super) fn lock(data_dir: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(data_dir.join(LOCK))?;

@@ -15,10 +15,13 @@ def exchangers(hosts):
 
 
 class Nsd:
-    """Serves the records in `lines` (names relative to `test.`) on a free port of 127.0.0.1."""
+    """Serves the records in `lines` (names relative to `test.`) on a free port of 127.0.0.1.
 
-    def __init__(self, folder, lines):
-        home = folder.make("nsd")
+    `reverse` are records of `127.in-addr.arpa.`.
+    """
+
+    def __init__(self, folder, lines, name="nsd", reverse=()):
+        home = folder.make(name)
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         zone = home / "test.zone"
@@ -28,6 +31,8 @@ class Nsd:
             + "\n"
         )
         must([tool("nsd-checkzone"), "test.", zone])
+        (home / "reverse.zone").write_text("$ORIGIN 127.in-addr.arpa.\n$TTL 60\n@ SOA ns.test. admin.test. 1 3600 600 86400 5\n"
+                                           "@ NS ns.test.\n" + "".join(line + "\n" for line in reverse))
         config = home / "nsd.conf"
         config.write_text(f"""server:
     ip-address: 127.0.0.1
@@ -49,6 +54,9 @@ remote-control:
 zone:
     name: "test."
     zonefile: "{zone}"
+zone:
+    name: "127.in-addr.arpa."
+    zonefile: "{home}/reverse.zone"
 """)
         self.child = Child([tool("nsd"), "-d", "-c", config], home / "out.log")
         wait_for("nsd answers", self._answers, 10)

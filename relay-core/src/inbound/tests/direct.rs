@@ -1,7 +1,7 @@
 use smtp_proto::{MailParams, ReversePath};
 
 use super::*;
-use crate::config::{DkimKey, SigningDomain};
+use crate::config::{DkimKey, KeyState, SigningDomain};
 use crate::inbound::direct::{Draft, Prepared, prepare};
 use crate::queue::message::{BODY_MEMORY_MAX, BodyKind, Recipient};
 use crate::sign::{self, Key};
@@ -80,6 +80,7 @@ fn a_message_of_a_domain_with_keys_is_signed() {
         keys: vec![DkimKey {
             selector: "e1".into(),
             key_file: "".into(),
+            state: KeyState::Signing,
             key: Some(key),
         }],
     })];
