@@ -96,10 +96,16 @@ impl Clock {
         UnixTime::from_millis(millis.saturating_add(ahead).saturating_sub(behind))
     }
 
-    /// When the wall clock will show a time, or showed it.
+    /// When the wall clock will show a time, or showed it. Never before its time.
     pub(crate) fn tick_at(&self, at: UnixTime) -> Tick {
         let now = self.now.unix;
-        self.tick().after(at.since(now)).before(now.since(at))
+        if at > now {
+            // The last tick that has begun is up to a tick ago.
+            return self
+                .tick()
+                .after(at.since(now) + Duration::from_nanos(NANOS));
+        }
+        self.tick().before(now.since(at))
     }
 }
 
