@@ -122,6 +122,8 @@ pub async fn drive<M: Machine, S>(
                     continue;
                 };
                 if feed(machine, stream, clock.now()) {
+                    // A peer that sends as fast as we read has no thread to itself.
+                    future::yield_now().await;
                     continue;
                 }
                 if wire.capacity() > WIRE_KEPT {
@@ -253,4 +255,76 @@ pub(crate) async fn within<T>(
         Err(ErrorKind::TimedOut.into())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use relay_core::machine::Timer as Which;
+    use smol::Executor;
+
+    use super::*;
+
+    /// Reads to the end, and counts.
+    struct Count(Arc<AtomicUsize>, bool);
+
+    impl Machine for Count {
+        type Request = ();
+        type Answer = ();
+
+        fn handle_input(&mut self, _: Now, input: Input<'_, ()>) {
+            match input {
+                Input::Bytes(bytes) => {
+                    self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+                }
+                Input::Answer(()) | Input::Timeout | Input::Closed(_) | Input::WriteFailed(_) => {
+                    self.1 = true;
+                }
+            }
+        }
+
+        fn poll_output(&mut self, _: &mut Vec<u8>) -> Output<()> {
+            if self.1 {
+                return Output::Close;
+            }
+            Output::Read {
+                until: Instant::from_origin(Duration::MAX),
+                why: Which::Command,
+            }
+        }
+    }
+
+    struct Nothing;
+
+    impl CarryOut<Count, UnixStream> for Nothing {
+        async fn carry_out(&mut self, (): (), _: &mut Option<Async<UnixStream>>) {}
+    }
+
+    #[test]
+    fn a_peer_that_always_has_octets_leaves_the_thread_to_others() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let sent = SCRATCH_LEN + SCRATCH_LEN / 2;
+        peer.write_all(&vec![b'x'; sent]).unwrap();
+        drop(peer);
+        let seen = Arc::new(AtomicUsize::new(0));
+        let executor = Executor::new();
+        let mut machine = Count(Arc::clone(&seen), false);
+        let driven = executor.spawn(async move {
+            let (clock, stop) = (Clock::new(), StopSignal::default());
+            let ours = Some(Async::new(ours).unwrap());
+            drive(&mut machine, ours, clock, &stop, None, &mut Nothing).await;
+        });
+        let seen_by_other = Arc::clone(&seen);
+        let other = executor.spawn(async move { seen_by_other.load(Ordering::Relaxed) });
+        let before = smol::block_on(executor.run(async {
+            driven.await;
+            other.await
+        }));
+        assert_eq!(seen.load(Ordering::Relaxed), sent);
+        assert!(before < sent, "the other task ran only after {before}");
+    }
 }

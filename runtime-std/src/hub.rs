@@ -377,8 +377,10 @@ impl Hub {
 
     /// Admits nobody and starts no delivery from now on.
     pub fn begin_shut_down(&self) {
-        self.stopping.store(true, Ordering::Release);
         self.input(Input::ShutDown);
+        // Only now: what is under way while the engine still starts deliveries says nothing of the end.
+        self.stopping.store(true, Ordering::Release);
+        self.inputs([]);
     }
 
     /// Is filled when, after [`Self::begin_shut_down`], nothing is under way any more: no session, no

@@ -59,7 +59,9 @@ pub struct Journal {
 struct Queue {
     events: VecDeque<DeliveryEvent>,
     dropped: u64,
-    writing: bool,
+    /// Events that were pushed since the start, and how many of them are written or dropped.
+    pushed: u64,
+    settled: u64,
     closed: bool,
 }
 
@@ -116,10 +118,11 @@ impl Journal {
         Ok(events)
     }
 
-    /// Waits until all that was pushed is written.
+    /// Waits until all that was pushed before this call is written.
     pub fn drain(&self) {
         let mut queue = lock(&self.queue);
-        while (queue.writing || !queue.events.is_empty()) && !queue.closed {
+        let pushed = queue.pushed;
+        while queue.settled < pushed && !queue.closed {
             queue = self
                 .changed
                 .wait(queue)
@@ -142,7 +145,9 @@ impl Journal {
             open: None,
         };
         let mut text = Vec::new();
-        while let Some((events, dropped)) = self.next_batch() {
+        let mut written = 0;
+        while let Some((events, dropped)) = self.next_batch(written) {
+            written = events.len() as u64 + dropped;
             if dropped > 0 {
                 tracing::error!(dropped, "the journal cannot keep up; events were dropped");
             }
@@ -175,9 +180,11 @@ impl Journal {
         }
     }
 
-    fn next_batch(&self) -> Option<(VecDeque<DeliveryEvent>, u64)> {
+    /// The events that wait, and how many were dropped before them; `settled` of the last batch are
+    /// done with. None at the end.
+    fn next_batch(&self, settled: u64) -> Option<(VecDeque<DeliveryEvent>, u64)> {
         let mut queue = lock(&self.queue);
-        queue.writing = false;
+        queue.settled += settled;
         self.changed.notify_all();
         while queue.events.is_empty() {
             if queue.closed {
@@ -188,7 +195,6 @@ impl Journal {
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        queue.writing = true;
         let dropped = std::mem::take(&mut queue.dropped);
         Some((std::mem::take(&mut queue.events), dropped))
     }
@@ -219,6 +225,7 @@ impl EventSink for Journal {
             queue.dropped += 1;
         }
         queue.events.push_back(event.clone());
+        queue.pushed += 1;
         if queue.events.len() == 1 {
             self.changed.notify_all();
         }
@@ -258,7 +265,9 @@ impl DayFile<'_> {
             let mut options = OpenOptions::new();
             let file = options.create(true).append(true).mode(0o600).open(path)?;
             self.open = Some((day.to_owned(), file));
-            remove_old(self.dir)?;
+            if let Err(error) = remove_old(self.dir) {
+                tracing::error!(%error, "old days of the journal could not be removed");
+            }
         }
         match &mut self.open {
             Some((_, file)) => file.write_all(lines),
@@ -295,6 +304,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use relay_core::time::UnixTime;
 
@@ -317,6 +327,31 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&data_dir.join("events")), 0o700);
         assert_eq!(mode(&data_dir.join("events/1970-01-01.jsonl")), 0o600);
+        fs::remove_dir_all(&data_dir).unwrap();
+    }
+
+    #[test]
+    fn a_trace_ends_while_events_keep_coming() {
+        let name = format!("relay-journal-busy-{}", std::process::id());
+        let data_dir = std::env::temp_dir().join(name);
+        let journal = Journal::open(&data_dir, LogEvents::Off).unwrap();
+        let mut traced = 0;
+        let (stop, busy) = (&AtomicBool::new(false), &journal);
+        std::thread::scope(|scope| {
+            let pusher = scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    busy.event(&event());
+                    std::thread::yield_now();
+                }
+            });
+            while traced == 0 {
+                traced = journal.trace(MessageId::from_u64(1)).unwrap().len();
+            }
+            stop.store(true, Ordering::Relaxed);
+            pusher.join().unwrap();
+        });
+        journal.close();
+        assert!(traced > 0);
         fs::remove_dir_all(&data_dir).unwrap();
     }
 

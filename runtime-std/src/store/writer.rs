@@ -211,6 +211,10 @@ impl Shared {
     pub(super) fn end(&self) {
         let log = lock(&self.log).take();
         if let Some(mut log) = log {
+            // What a delivery told while the last step ran.
+            let events = std::mem::take(&mut lock(&self.waiting).events);
+            log.apply(events);
+            log.write_notes();
             log.finish();
         }
         let mut waiting = lock(&self.waiting);
