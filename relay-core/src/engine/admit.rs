@@ -51,6 +51,8 @@ struct Session {
     peer: IpAddr,
     /// The name that it logs in with, as [`Admit::name_key`] has it.
     name: Option<u64>,
+    /// Its credential is still as it was given out: what it verifies may be remembered.
+    current: bool,
     turn: TurnState,
     /// The message that it may submit, and the credential whose rate it was taken from.
     mail: Option<(MessageId, String)>,
@@ -120,6 +122,10 @@ impl Admit {
 
     /// Forgets the verified secret of each credential that changed.
     pub(super) fn forget_changed(&mut self, old: &Config, new: &Config) {
+        // A login under way verifies against the verifier of before.
+        for session in self.sessions.values_mut() {
+            session.current = false;
+        }
         self.verified.retain(|name, _| {
             let before = old.credential(name);
             before.is_some_and(|before| {
@@ -191,6 +197,7 @@ impl Engine {
             site,
             peer,
             name: None,
+            current: false,
             turn: TurnState::None,
             mail: None,
             write: None,
@@ -204,6 +211,7 @@ impl Engine {
         let key = self.admit.name_key(name);
         if let Some(entry) = self.admit.sessions.get_mut(&session) {
             entry.name = Some(key);
+            entry.current = true;
         }
         if let Some(refusal) = self.too_many_guesses(session, key) {
             return refusal;
@@ -314,7 +322,9 @@ impl Engine {
         let answer = if let Some(refusal) = self.too_many_guesses(session, key) {
             refusal
         } else if ok {
+            let current = self.admit.sessions.get(&session).is_some_and(|s| s.current);
             if let Some(digest) = digest
+                && current
                 && self.config.credential(name).is_some()
             {
                 self.admit.verified.insert(name.to_owned(), digest);

@@ -331,6 +331,26 @@ fn a_verified_secret_is_remembered_until_the_verifier_changes() {
 }
 
 #[test]
+fn a_login_that_began_before_a_reload_is_not_remembered() {
+    let mut world = World::new(with_app(None));
+    lookup(&mut world, APP, "app");
+    world.input(Input::Reload(Arc::new(with_app(None))));
+    let ask = Ask::Authenticated {
+        name: "app".into(),
+        ok: true,
+        digest: Some([7; 32]),
+    };
+    assert!(matches!(world.ask(APP, ask), Some(Answer::Noted)));
+    let Some(Answer::Credential { verified, .. }) = lookup(&mut world, APP, "app") else {
+        panic!("the name is known")
+    };
+    assert_eq!(
+        verified, None,
+        "it was verified against what may be revoked"
+    );
+}
+
+#[test]
 fn a_rate_is_answered_450_with_the_wait() {
     let mut world = World::new(with_app(Some(Rate {
         count: 3,
