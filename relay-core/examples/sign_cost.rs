@@ -1,0 +1,89 @@
+//! What signing costs: the way in of a message of 10 KB, through all checks, without signatures and with.
+//!
+//! `cargo run --release -p relay-core --example sign_cost`
+
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros
+)]
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use relay_core::config::{Config, DkimKey, KeyState, SigningDomain};
+use relay_core::id::MessageId;
+use relay_core::inbound::direct::{Draft, prepare};
+use relay_core::queue::message::Recipient;
+use relay_core::sign::Key;
+use relay_core::time::{Now, UnixTime};
+use smtp_proto::{MailParams, ReversePath};
+
+/// How long each is measured.
+const SPAN: Duration = Duration::from_secs(1);
+
+fn main() {
+    let made = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap();
+    let key = |pair: rcgen::KeyPair| Key::new(pair.serialize_der().try_into().unwrap()).unwrap();
+    let rsa = key(made(&rcgen::PKCS_RSA_SHA256));
+    let ed25519 = key(made(&rcgen::PKCS_ED25519));
+    let none = measure(&[]);
+    println!("{:<24} {:>10} {:>12}", "signatures", "us each", "signing");
+    for (name, keys) in [
+        ("none", vec![]),
+        ("Ed25519", vec![ed25519.clone()]),
+        ("RSA-2048", vec![rsa.clone()]),
+        ("RSA-2048 and Ed25519", vec![rsa, ed25519]),
+    ] {
+        let each = measure(&keys);
+        let share = (100.0 * (each - none) / each).max(0.0);
+        println!("{name:<24} {each:>10.1} {share:>11.0}%");
+    }
+}
+
+/// Microseconds a message.
+fn measure(keys: &[Key]) -> f64 {
+    let mut config = Config::new("relay.example.com".parse().unwrap(), "/nowhere");
+    let keys = keys.iter().enumerate().map(|(at, key)| DkimKey {
+        selector: format!("s{at}"),
+        key_file: "".into(),
+        state: KeyState::Signing,
+        key: Some(key.clone()),
+    });
+    config.domains.push(Arc::new(SigningDomain {
+        name: "example.com".parse().unwrap(),
+        keys: keys.collect(),
+    }));
+    let line = "A line of a message as people write them, with words between spaces.\r\n";
+    let message = format!(
+        "From: a@example.com\r\nTo: b@example.net\r\nSubject: s\r\n\r\n{}",
+        line.repeat(10_000 / line.len())
+    );
+    let draft = Draft {
+        credential: None,
+        from: ReversePath::parse("<a@example.com>").unwrap(),
+        params: MailParams::default(),
+        recipients: vec![Recipient {
+            to: "b@example.net".parse().unwrap(),
+            notify: None,
+            orcpt: None,
+        }],
+        message: message.into(),
+    };
+    let now = Now {
+        instant: relay_core::time::Instant::default(),
+        unix: UnixTime::from_secs(1_795_471_531),
+    };
+    let start = Instant::now();
+    let mut count = 0u32;
+    while start.elapsed() < SPAN {
+        let prepared = prepare(&config, draft.clone(), MessageId::from_u64(1), now).unwrap();
+        assert_eq!(
+            prepared.submission.prefix.is_empty(),
+            config.domains[0].keys.is_empty()
+        );
+        count += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e6 / f64::from(count)
+}
