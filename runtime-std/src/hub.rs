@@ -210,21 +210,37 @@ impl Hub {
         let Some(options) = &self.load else {
             return Err("this relay was started by a program, which alone can reload it".into());
         };
-        let loaded = load::load(options, Purpose::Reload).map_err(|error| error.to_string())?;
-        Ok(self.apply(loaded))
+        let mut options = options.clone();
+        let mut lines = Vec::new();
+        let said = |error: load::LoadError| error.to_string();
+        // The credentials that count are those in the data directory that is in use.
+        let running = self.loaded().config.data_dir.clone();
+        if load::draft(&options).map_err(said)?.0.data_dir() != running {
+            options.data_dir = Some(running);
+            lines.push("data_dir: a change needs a restart; the old one stays in use".to_owned());
+        }
+        let loaded = load::load(&options, Purpose::Reload).map_err(said)?;
+        lines.extend(self.apply(loaded));
+        Ok(lines)
     }
 
-    /// Puts a loaded configuration in force, for new sessions and deliveries. Listeners and the data
+    /// Puts a loaded configuration in force, for new sessions and deliveries. Open sockets and the data
     /// directory stay as they are. Says what changed.
     pub fn apply(&self, loaded: Loaded) -> Vec<String> {
-        let loaded = with_check(loaded, self.credential_check.is_some());
+        let mut loaded = with_check(loaded, self.credential_check.is_some());
+        let running = self.loaded();
+        let mut lines = running.config.diff(&loaded.config);
+        if !running.tls.shows_the_same_as(&loaded.tls) {
+            lines.push("tls: another certificate".to_owned());
+        }
+        loaded.config = Arc::new(loaded.config.kept_open(&running.config));
         let config = Arc::clone(&loaded.config);
-        let old = std::mem::replace(&mut *lock(&self.loaded), Arc::new(loaded));
+        *lock(&self.loaded) = Arc::new(loaded);
         self.with_resolver(|resolver| {
             resolver.reconfigure(&config.dns, config.delivery.ip_families);
         });
         self.input(Input::Reload(Arc::clone(&config)));
-        old.config.diff(&config)
+        lines
     }
 
     /// Hands one input to the engine and routes what comes of it.

@@ -71,7 +71,7 @@ fn setup_error(error: &Error) -> TlsSetupError {
 ///
 /// No session is resumed: a ticket of one listener is worth nothing at another, and no state of an
 /// earlier session comes back.
-pub struct ServerTls(pub(super) Arc<ServerConfig>);
+pub struct ServerTls(pub(super) Arc<ServerConfig>, Vec<CertificateDer<'static>>);
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,12 +93,18 @@ impl ServerTls {
                 .with_safe_default_protocol_versions()
                 .map_err(|error| setup_error(&error))?
                 .with_no_client_auth()
-                .with_single_cert(chain, key)
+                .with_single_cert(chain.clone(), key)
                 .map_err(|error| setup_error(&error))?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
-        Ok(Arc::new(Self(Arc::new(config))))
+        Ok(Arc::new(Self(Arc::new(config), chain)))
+    }
+
+    /// Whether both show the same certificates.
+    #[must_use]
+    pub fn shows_the_same_as(&self, other: &Self) -> bool {
+        self.1 == other.1
     }
 }
 

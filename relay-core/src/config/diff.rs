@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use super::Config;
+use super::{Config, Listener};
 
 impl Config {
     /// What is different in `new`, a line each, for the person who reloads. Secrets are not shown.
@@ -14,13 +14,7 @@ impl Config {
         if self.data_dir != new.data_dir {
             lines.push("data_dir: a change needs a restart; the old one stays in use".to_owned());
         }
-        set(
-            &mut lines,
-            "listener",
-            &self.listeners,
-            &new.listeners,
-            |l| l.address.to_string(),
-        );
+        self.diff_listeners(new, &mut lines);
         value(&mut lines, "tls", &self.tls, &new.tls);
         set(
             &mut lines,
@@ -64,8 +58,52 @@ impl Config {
         set(&mut lines, "domain", &self.domains, &new.domains, |d| {
             d.name.to_string()
         });
-        value(&mut lines, "admin.address", &self.admin, &new.admin);
+        if self.admin != new.admin {
+            lines
+                .push("admin.address: a change needs a restart; the old one stays open".to_owned());
+        }
         lines
+    }
+
+    /// Keeps what a relay that runs with `running` cannot change: which sockets are open, and where its
+    /// data is. Every open socket keeps its place in the list, since sessions know it by that; it has
+    /// the new settings of its address, or the old ones if there are none.
+    #[must_use]
+    pub fn kept_open(&self, running: &Self) -> Self {
+        let listeners = running.listeners.iter().enumerate().map(|(at, open)| {
+            let same = |other: &&Listener| other.address == open.address;
+            // Programs may let the system choose ports: then several have the address with port 0.
+            let nth = running.listeners[..at].iter().filter(same).count();
+            let now = self.listeners.iter().filter(same).nth(nth);
+            now.unwrap_or(open).clone()
+        });
+        Self {
+            listeners: listeners.collect(),
+            data_dir: running.data_dir.clone(),
+            admin: running.admin,
+            ..self.clone()
+        }
+    }
+
+    fn diff_listeners(&self, new: &Self, lines: &mut Vec<String>) {
+        let of = |config: &Self, address| {
+            let found = config.listeners.iter().find(|l| l.address == address);
+            found.cloned()
+        };
+        for Listener { address, .. } in &new.listeners {
+            match of(self, *address) {
+                None => lines.push(format!("listener {address}: added; opened at a restart")),
+                old if old != of(new, *address) => {
+                    lines.push(format!("listener {address}: changed"))
+                }
+                Some(_) => {}
+            }
+        }
+        for Listener { address, .. } in &self.listeners {
+            if of(new, *address).is_none() {
+                lines.push(format!("listener {address}: removed; open until a restart"));
+            }
+        }
     }
 
     fn diff_limits(&self, new: &Self, lines: &mut Vec<String>) {

@@ -736,6 +736,53 @@ fn a_reload_says_what_changes() {
 }
 
 #[test]
+fn a_reload_keeps_open_sockets_in_their_places() {
+    const LISTENERS: &str = "[[listener]]\naddress = \"192.0.2.1:587\"\n\
+                             [[listener]]\naddress = \"192.0.2.1:465\"\ntls = \"implicit\"\n";
+    // Sessions of the public socket would else be taken for those of a listener that trusts them.
+    const FIRST: &str = "[[listener]]\naddress = \"127.0.0.1:25\"\ntls = \"none\"\n\
+                         trusted_networks = [\"10.0.0.0/8\"]\ntrusted_as = \"printers\"\n";
+    let running = config(LISTENERS);
+    let changed = LISTENERS.replace("\"implicit\"", "\"starttls\"");
+    let new = config(&format!("data_dir = \"/srv\"\n{FIRST}{changed}{PRINTERS}"));
+    let kept = new.kept_open(&running);
+    let told = |config: &Config| -> Vec<_> {
+        let told = config.listeners.iter().map(|l| (l.address.port(), l.tls));
+        told.collect()
+    };
+    assert_eq!(
+        told(&kept),
+        [(587, ListenerTls::StartTls), (465, ListenerTls::StartTls)]
+    );
+    assert_eq!(kept.data_dir, running.data_dir);
+    assert_eq!(kept.credentials, new.credentials);
+    // What is not open is told again each time.
+    for running in [&running, &kept] {
+        let lines = running.diff(&new);
+        assert!(
+            lines.contains(&"listener 127.0.0.1:25: added; opened at a restart".to_owned()),
+            "{lines:?}"
+        );
+    }
+
+    let fewer = config("[[listener]]\naddress = \"192.0.2.1:465\"\n");
+    assert_eq!(
+        running.diff(&fewer),
+        [
+            "listener 192.0.2.1:465: changed",
+            "listener 192.0.2.1:587: removed; open until a restart"
+        ]
+    );
+    assert_eq!(told(&fewer.kept_open(&running))[0].0, 587);
+
+    let mut chosen = config(LISTENERS);
+    for listener in &mut chosen.listeners {
+        listener.address.set_port(0);
+    }
+    assert_eq!(chosen.kept_open(&chosen).listeners, chosen.listeners);
+}
+
+#[test]
 fn secrets_are_not_shown_by_debug() {
     let mut config = config(EVERYTHING);
     config.decoy_key = Some([77; 32]);

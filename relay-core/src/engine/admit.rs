@@ -8,7 +8,7 @@
 //!  Mail ─▶ an id               450 over the credential's rate, 452 when the store is full
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub(super) struct Admit {
     turns_max: usize,
     turns: usize,
     waiting: VecDeque<SessionId>,
+    /// Credentials that a reload took away: who is logged in with one sends no more.
+    removed: BTreeSet<String>,
     /// Keyed digests of the secrets that were verified last, by credential.
     verified: BTreeMap<String, [u8; 32]>,
     key: [u8; 32],
@@ -87,6 +89,7 @@ impl Admit {
             turns_max: 1,
             turns: 0,
             waiting: VecDeque::new(),
+            removed: BTreeSet::new(),
             verified: BTreeMap::new(),
             key,
         }
@@ -133,6 +136,9 @@ impl Admit {
                     .is_some_and(|now| now.verifier == before.verifier)
             })
         });
+        let gone = old.credentials.iter().map(|credential| &credential.name);
+        self.removed.extend(gone.cloned());
+        self.removed.retain(|name| new.credential(name).is_none());
     }
 }
 
@@ -357,6 +363,12 @@ impl Engine {
     fn mail(&mut self, session: SessionId, credential_name: &str, size: Option<u64>) -> Answer {
         if self.stopping {
             return shutting_down();
+        }
+        if self.admit.removed.contains(credential_name) {
+            return refuse(
+                Rejection::POLICY,
+                format!("Credential {credential_name} was removed; log in with another"),
+            );
         }
         if let Some(refusal) = self.store_trouble(size) {
             return Answer::Refused(refusal);

@@ -418,3 +418,17 @@ fn nobody_is_admitted_while_shutting_down() {
     let answer = world.connect(SessionId(2), "192.0.2.2");
     assert_eq!(code(Some(answer)), ("421 4.3.2".into(), true));
 }
+
+#[test]
+fn who_is_logged_in_with_a_credential_that_was_removed_sends_no_more() {
+    let mut world = World::new(with_app(None));
+    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+    world.input(Input::Reload(Arc::new(config())));
+    let Answer::Refused(refusal) = world.mail(APP) else {
+        panic!("it was not refused");
+    };
+    assert_eq!(refusal.why, smtp_proto::server::Rejection::POLICY);
+    assert!(refusal.text.contains("app was removed"), "{refusal:?}");
+    world.input(Input::Reload(Arc::new(with_app(None))));
+    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+}
