@@ -1,5 +1,6 @@
 //! What the hub starts, as tasks.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_io::Timer;
@@ -15,7 +16,7 @@ use crate::drive::StopSignal;
 use crate::resolve::resolve;
 use crate::serve::run_delivery;
 
-/// [`Spawn`] as tasks. The engine's lock is held in its methods: none of them waits.
+/// [`Spawn`] as tasks.
 pub(crate) struct Tasks {
     executor: Arc<Executor<'static>>,
     stop: Arc<StopSignal>,
@@ -55,8 +56,9 @@ impl Spawn for Tasks {
         task.detach();
     }
 
-    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         self.executor.spawn(unblock(work)).detach();
+        Ok(())
     }
 
     fn timer(&self, at: Option<Instant>) {

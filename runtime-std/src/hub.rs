@@ -10,8 +10,9 @@
 //! A connection, a delivery or a direct submission sits on a seat: it asks from there, and the seat tells
 //! the engine when it is given up, however that came about.
 //!
-//! Outputs are routed while the lock is held, so that their order is the engine's. Each route is a push
-//! onto a queue; none waits.
+//! What goes to the store, the timer and the journal is routed while the lock is held, so that its order
+//! is the engine's: each route is a push onto a queue, and none waits. Answers and new work are handed out
+//! after the lock, since whoever is woken by them asks for it at once.
 
 mod options;
 mod seat;
@@ -106,7 +107,6 @@ impl Hub {
         let mut rng = Rng::new(seed);
         let journal = Journal::open(&config.data_dir, options.log).map_err(StartError::Journal)?;
         let mut events = options.events;
-        events.push(Arc::clone(&journal) as Arc<dyn EventSink>);
         let subscribers = Arc::new(Subscribers::default());
         events.push(Arc::clone(&subscribers) as Arc<dyn EventSink>);
         let store = match options.store {
@@ -255,15 +255,24 @@ impl Hub {
         for input in inputs {
             engine.handle_input(now, input);
         }
+        let mut unlocked = Vec::new();
         while let Some(output) = engine.poll_output() {
-            self.route(output);
+            unlocked.extend(self.route(output));
         }
-        if self.stopping.load(Ordering::Acquire)
-            && engine.is_idle()
-            && lock(&self.waiting).sessions.is_empty()
-        {
+        let drained = self.is_drained(&engine);
+        drop(engine);
+        for output in unlocked {
+            self.hand_out(output);
+        }
+        if drained {
             self.drained.put(());
         }
+    }
+
+    fn is_drained(&self, engine: &Engine) -> bool {
+        self.stopping.load(Ordering::Acquire)
+            && engine.is_idle()
+            && lock(&self.waiting).sessions.is_empty()
     }
 
     /// Looks at the engine without giving it an input.
@@ -416,12 +425,16 @@ impl Hub {
     /// Loads what a report is about, lets `bounce` write the report, and hands it in.
     fn write_report(&self, due: Box<ReportDue>) {
         let me = Weak::clone(&self.me);
-        self.spawn.blocking(Box::new(move || {
+        let about = due.report.about;
+        let started = self.spawn.blocking(Box::new(move || {
             let Some(hub) = me.upgrade() else { return };
-            let about = due.report.about;
             let report = hub.written(&due);
             hub.input(Input::ReportWritten { about, report });
         }));
+        if let Err(error) = started {
+            let report = Err(NotWritten::Later(error.to_string()));
+            self.input(Input::ReportWritten { about, report });
+        }
     }
 
     fn written(&self, due: &ReportDue) -> Result<Box<Submission>, NotWritten> {
@@ -452,7 +465,29 @@ impl Hub {
         Ok(Box::new(report))
     }
 
-    fn route(&self, output: Output) {
+    /// Carries out what must be in the engine's order; gives back what is for after the lock.
+    fn route(&self, output: Output) -> Option<Output> {
+        match output {
+            Output::Store(write, message) => self.store.write(write, message),
+            Output::Note(id, place, progress) => self.store.note(id, place, progress),
+            Output::Discard(id, place) => self.store.discard(id, place),
+            Output::Event(event) => {
+                self.events.iter().for_each(|sink| sink.event(&event));
+                self.journal.push(event);
+            }
+            Output::Wait(at) => self.spawn.timer(at),
+            other @ (Output::Session(..)
+            | Output::Delivery(..)
+            | Output::Admin(..)
+            | Output::Start(..)
+            | Output::Resolve(..)
+            | Output::Report(_)) => return Some(other),
+        }
+        None
+    }
+
+    /// Hands out answers and work.
+    fn hand_out(&self, output: Output) {
         match output {
             Output::Session(id, answer) => {
                 let slot = lock(&self.waiting).sessions.get(&id).map(Arc::clone);
@@ -467,15 +502,11 @@ impl Hub {
                 }
             }
             Output::Admin(id, response) => {
-                if let Some(slot) = lock(&self.waiting).admins.remove(&id) {
+                let slot = lock(&self.waiting).admins.remove(&id);
+                if let Some(slot) = slot {
                     slot.put(*response);
                 }
             }
-            Output::Store(write, message) => self.store.write(write, message),
-            Output::Note(id, place, progress) => self.store.note(id, place, progress),
-            Output::Discard(id, place) => self.store.discard(id, place),
-            Output::Event(event) => self.events.iter().for_each(|sink| sink.event(&event)),
-            Output::Wait(at) => self.spawn.timer(at),
             Output::Start(id, start) => {
                 if let Some(me) = self.me.upgrade() {
                     self.spawn.delivery(&me, id, start);
@@ -487,6 +518,11 @@ impl Hub {
                 }
             }
             Output::Report(due) => self.write_report(due),
+            Output::Store(..)
+            | Output::Note(..)
+            | Output::Discard(..)
+            | Output::Event(_)
+            | Output::Wait(_) => {}
         }
     }
 }

@@ -10,11 +10,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use relay_core::events::{DeliveryEvent, EventKind, name_recipients};
 use relay_core::id::MessageId;
-
-use crate::hub::EventSink;
 
 /// Days that are kept.
 const DAYS_KEPT: usize = 14;
@@ -23,7 +22,11 @@ const DAYS_KEPT: usize = 14;
 const BYTES_KEPT: u64 = 1 << 30;
 
 /// Events that wait to be written, at most: past it, the disk stands still and the oldest are dropped.
-const WAITING_MAX: usize = 100_000;
+const WAITING_MAX: usize = 20_000;
+
+/// How long events are gathered before they are written: a busy relay then makes few system calls for
+/// many events.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// How delivery events are logged on stderr.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,17 +54,24 @@ pub enum Colour {
 pub struct Journal {
     dir: PathBuf,
     queue: Mutex<Queue>,
-    changed: Condvar,
+    /// There is something to write, or somebody waits until all is written, or the journal is closed.
+    wanted: Condvar,
+    /// A batch was written.
+    written: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    events: VecDeque<DeliveryEvent>,
+    events: VecDeque<Box<DeliveryEvent>>,
     dropped: u64,
     /// Events that were pushed since the start, and how many of them are written or dropped.
     pushed: u64,
     settled: u64,
+    /// The thread waits for events: wake it.
+    idle: bool,
+    /// How many wait until something is written.
+    draining: usize,
     closed: bool,
 }
 
@@ -80,7 +90,8 @@ impl Journal {
         let journal = Arc::new(Self {
             dir,
             queue: Mutex::default(),
-            changed: Condvar::new(),
+            wanted: Condvar::new(),
+            written: Condvar::new(),
             thread: Mutex::default(),
         });
         let writer = Arc::clone(&journal);
@@ -89,6 +100,21 @@ impl Journal {
             .spawn(move || writer.write_until_closed(log))?;
         *lock(&journal.thread) = Some(thread);
         Ok(journal)
+    }
+
+    /// Takes an event, to be written soon. It does not block.
+    pub fn push(&self, event: Box<DeliveryEvent>) {
+        let mut queue = lock(&self.queue);
+        if queue.events.len() >= WAITING_MAX {
+            queue.events.pop_front();
+            queue.dropped += 1;
+        }
+        queue.events.push_back(event);
+        queue.pushed += 1;
+        if std::mem::take(&mut queue.idle) {
+            drop(queue);
+            self.wanted.notify_one();
+        }
     }
 
     /// Every event of a message that is still kept, in order.
@@ -122,18 +148,21 @@ impl Journal {
     pub fn drain(&self) {
         let mut queue = lock(&self.queue);
         let pushed = queue.pushed;
+        queue.draining += 1;
+        self.wanted.notify_one();
         while queue.settled < pushed && !queue.closed {
             queue = self
-                .changed
+                .written
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        queue.draining -= 1;
     }
 
     /// Writes what waits and ends the thread.
     pub fn close(&self) {
         lock(&self.queue).closed = true;
-        self.changed.notify_all();
+        self.wanted.notify_one();
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
         }
@@ -182,18 +211,31 @@ impl Journal {
 
     /// The events that wait, and how many were dropped before them; `settled` of the last batch are
     /// done with. None at the end.
-    fn next_batch(&self, settled: u64) -> Option<(VecDeque<DeliveryEvent>, u64)> {
+    fn next_batch(&self, settled: u64) -> Option<(VecDeque<Box<DeliveryEvent>>, u64)> {
         let mut queue = lock(&self.queue);
         queue.settled += settled;
-        self.changed.notify_all();
-        while queue.events.is_empty() {
-            if queue.closed {
-                return None;
-            }
+        if queue.draining > 0 {
+            self.written.notify_all();
+        }
+        while queue.events.is_empty() && !queue.closed {
+            queue.idle = true;
             queue = self
-                .changed
+                .wanted
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.idle = false;
+        if queue.draining == 0 && !queue.closed {
+            queue = self
+                .wanted
+                .wait_timeout(queue, GATHER)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        if queue.events.is_empty() {
+            // Nobody waits for what will not come.
+            self.written.notify_all();
+            return None;
         }
         let dropped = std::mem::take(&mut queue.dropped);
         Some((std::mem::take(&mut queue.events), dropped))
@@ -214,21 +256,6 @@ impl Journal {
         }
         files.sort();
         Ok(files)
-    }
-}
-
-impl EventSink for Journal {
-    fn event(&self, event: &DeliveryEvent) {
-        let mut queue = lock(&self.queue);
-        if queue.events.len() >= WAITING_MAX {
-            queue.events.pop_front();
-            queue.dropped += 1;
-        }
-        queue.events.push_back(event.clone());
-        queue.pushed += 1;
-        if queue.events.len() == 1 {
-            self.changed.notify_all();
-        }
     }
 }
 
@@ -321,7 +348,7 @@ mod tests {
         let name = format!("relay-journal-{}", std::process::id());
         let data_dir = std::env::temp_dir().join(name);
         let journal = Journal::open(&data_dir, LogEvents::Off).unwrap();
-        journal.event(&event());
+        journal.push(Box::new(event()));
         assert_eq!(journal.trace(MessageId::from_u64(1)).unwrap(), [event()]);
         journal.close();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -340,7 +367,7 @@ mod tests {
         std::thread::scope(|scope| {
             let pusher = scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    busy.event(&event());
+                    busy.push(Box::new(event()));
                     std::thread::yield_now();
                 }
             });
@@ -363,5 +390,32 @@ mod tests {
             "1970-01-01T00:00:00.000Z 0000000000001 not-reported: null sender\n"
         );
         assert!(human_line(&event(), Colour::On).contains("\x1b[33m0000000000001"));
+    }
+
+    fn numbered(id: u64, number: u64) -> Box<DeliveryEvent> {
+        let kind = EventKind::NotReported {
+            why: number.to_string(),
+        };
+        let event = DeliveryEvent::new(UnixTime::from_secs(number), MessageId::from_u64(id), kind);
+        Box::new(event)
+    }
+
+    #[test]
+    fn a_trace_has_all_that_was_pushed_before_it_in_order() {
+        let dir = std::env::temp_dir().join(format!("relay-journal-order-{}", std::process::id()));
+        let journal = Journal::open(&dir, LogEvents::Off).unwrap();
+        for number in 0..100 {
+            journal.push(numbered(number % 3, number));
+        }
+        let trace = journal.trace(MessageId::from_u64(1)).unwrap();
+        let expected: Vec<_> = (0..100).filter(|n| n % 3 == 1).collect();
+        let found: Vec<_> = trace.iter().map(|event| event.time.clone()).collect();
+        let times: Vec<_> = expected.iter().map(|&n| numbered(1, n).time).collect();
+        assert_eq!(found, times);
+
+        journal.push(numbered(7, 1));
+        journal.close();
+        assert_eq!(journal.trace(MessageId::from_u64(7)).unwrap().len(), 1);
+        fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -72,6 +72,7 @@ pub mod resolve;
 pub mod runtime;
 pub mod slot;
 pub mod store;
+mod workers;
 
 pub use relay::Relay;
 

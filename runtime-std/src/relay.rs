@@ -1,20 +1,20 @@
-//! The relay on threads: one for each connection, each delivery and each search for names.
+//! The relay on threads: one for each connection, each delivery and each search for names, kept for the
+//! next when that is over.
 //!
 //! ```text
-//!  accept threads ──▶ session threads ──ask──▶ Hub ──Spawn──▶ spawner ──▶ delivery threads
-//!                                               ▲                    └──▶ resolver threads
+//!  accept threads ──▶ session threads ──ask──▶ Hub ──Spawn──▶ delivery threads, resolver threads
+//!                                               ▲
 //!                            timer thread ──────┘
 //! ```
 //!
 //! Shutting down, in this order: the engine admits nobody and starts nothing; the signal drains, so that
 //! accepting ends and each session ends when it may; what is left after the grace is aborted; the store
-//! closes; the timer and the spawner end. No thread is left then but those that are on their way out.
+//! closes; the timer ends. No thread is left then but those that are on their way out.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -36,9 +36,7 @@ use crate::listen::{accept, begin_connect, bind, canonical, connected, prepare};
 use crate::load::Loaded;
 use crate::resolve::resolve;
 use crate::runtime::{Running, Runtime};
-
-/// A thread that drives a connection needs little: the machines keep their state on the heap.
-const STACK: usize = 512 * 1024;
+use crate::workers::Workers;
 
 /// Administrators that are served at once on each listener.
 const ADMIN_CONNECTIONS_MAX: usize = 16;
@@ -54,10 +52,9 @@ pub struct Relay {
     addresses: Vec<SocketAddr>,
     stop: Arc<StopSignal>,
     acceptors: Vec<JoinHandle<()>>,
-    /// The timer and the spawner, and how to end them.
-    helpers: Vec<JoinHandle<()>>,
     timer: Arc<Timer>,
-    work: Sender<Work>,
+    timer_thread: Option<JoinHandle<()>>,
+    workers: Arc<Workers>,
     stopped: bool,
 }
 
@@ -86,10 +83,11 @@ impl Relay {
             .map(TcpListener::local_addr)
             .collect::<io::Result<_>>()?;
         let stop = Arc::new(StopSignal::new()?);
-        let (work, todo) = channel();
+        let workers = Arc::<Workers>::default();
         let timer = Arc::new(Timer::default());
         let spawn = Threads {
-            work: work.clone(),
+            workers: Arc::clone(&workers),
+            stop: Arc::clone(&stop),
             timer: Arc::clone(&timer),
         };
         let with_admin = options.admin;
@@ -100,12 +98,12 @@ impl Relay {
             addresses,
             stop,
             acceptors: Vec::new(),
-            helpers: Vec::new(),
             timer,
-            work,
+            timer_thread: None,
+            workers,
             stopped: false,
         };
-        relay.start_helpers(todo)?;
+        relay.start_timer()?;
         for (index, listener) in listeners.into_iter().enumerate() {
             relay.start_acceptor(index, listener)?;
         }
@@ -189,35 +187,23 @@ impl Relay {
         }
         self.hub.close();
         self.timer.stop();
-        let _ = self.work.send(Work::Stop);
-        for helper in self.helpers.drain(..) {
-            let _ = helper.join();
+        self.workers.close();
+        if let Some(timer) = self.timer_thread.take() {
+            let _ = timer.join();
         }
         drained
     }
 
-    fn start_helpers(&mut self, todo: Receiver<Work>) -> io::Result<()> {
-        let stop = Arc::clone(&self.stop);
-        let spawner = Builder::new().name("spawner".into());
-        self.helpers.push(spawner.spawn(move || {
-            for work in todo {
-                match work {
-                    Work::Stop => return,
-                    Work::Delivery(hub, id, start) => spawn_delivery(&hub, id, *start, &stop),
-                    Work::Resolve(hub, id, domain) => spawn_search(hub, id, domain, &stop),
-                    Work::Blocking(work) => work(),
-                }
-            }
-        })?);
+    fn start_timer(&mut self) -> io::Result<()> {
         let (timer, hub) = (Arc::clone(&self.timer), Arc::clone(&self.hub));
         let thread = Builder::new().name("timer".into());
-        self.helpers.push(thread.spawn(move || timer.run(&hub))?);
+        self.timer_thread = Some(thread.spawn(move || timer.run(&hub))?);
         Ok(())
     }
 
     fn start_acceptor(&mut self, index: usize, listener: TcpListener) -> io::Result<()> {
         let hub = Arc::clone(&self.hub);
-        let stop = Arc::clone(&self.stop);
+        let (stop, workers) = (Arc::clone(&self.stop), Arc::clone(&self.workers));
         let thread = Builder::new().name(format!("accept-{index}"));
         self.acceptors.push(thread.spawn(move || {
             accept(&listener, &stop, TcpListener::accept, |(stream, peer)| {
@@ -226,9 +212,7 @@ impl Relay {
                 };
                 let (session, seat) = hub.open_session(canonical(peer), canonical(local), index);
                 let stop = Arc::clone(&stop);
-                let spawned = Builder::new()
-                    .stack_size(STACK)
-                    .spawn(move || run_session(session, &seat, &stop, stream));
+                let spawned = workers.run(move || run_session(session, &seat, &stop, stream));
                 if let Err(error) = spawned {
                     tracing::warn!(%error, "no thread for a connection; it was closed");
                 }
@@ -249,7 +233,7 @@ impl Relay {
         S: Stream + Send + 'static,
     {
         let hub = Arc::clone(&self.hub);
-        let stop = Arc::clone(&self.stop);
+        let (stop, workers) = (Arc::clone(&self.stop), Arc::clone(&self.workers));
         let thread = Builder::new().name("admin".into());
         self.acceptors.push(thread.spawn(move || {
             // Each connection holds one; so do we.
@@ -260,7 +244,7 @@ impl Relay {
                 }
                 let (hub, stop) = (Arc::clone(&hub), Arc::clone(&stop));
                 let connection = Arc::clone(&connections);
-                let spawned = Builder::new().stack_size(STACK).spawn(move || {
+                let spawned = workers.run(move || {
                     run_admin(&hub, &stop, stream, origin);
                     drop(connection);
                 });
@@ -371,58 +355,41 @@ fn connect(
     Ok((stream, local))
 }
 
-/// What the spawner starts.
-enum Work {
-    Delivery(Arc<Hub>, DeliveryId, Box<Start>),
-    Resolve(Arc<Hub>, ResolveId, String),
-    Blocking(Box<dyn FnOnce() + Send>),
-    Stop,
-}
-
-/// [`Spawn`] on threads. The engine's lock is held in its methods: they only hand the work on.
+/// [`Spawn`] on threads.
 struct Threads {
-    work: Sender<Work>,
+    workers: Arc<Workers>,
+    stop: Arc<StopSignal>,
     timer: Arc<Timer>,
 }
 
 impl Spawn for Threads {
     fn delivery(&self, hub: &Arc<Hub>, id: DeliveryId, start: Box<Start>) {
-        let _ = self.work.send(Work::Delivery(Arc::clone(hub), id, start));
+        let (delivery, seat) = hub.open_delivery(id, *start);
+        let stop = Arc::clone(&self.stop);
+        let run = move || run_delivery(delivery, &seat, &stop);
+        if let Err(error) = self.workers.run(run) {
+            tracing::warn!(%error, "no thread for a delivery; it goes back to the queue");
+        }
     }
 
     fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String) {
-        let _ = self.work.send(Work::Resolve(Arc::clone(hub), id, domain));
+        let (on_thread, stop) = (Arc::clone(hub), Arc::clone(&self.stop));
+        let run = move || {
+            let answer = resolve(&on_thread, &stop, Query::mx(&domain));
+            on_thread.input(Input::Resolved(id, answer));
+        };
+        if let Err(error) = self.workers.run(run) {
+            let failure = DnsFailure::Temporary(format!("no thread to resolve it: {error}"));
+            hub.input(Input::Resolved(id, Err(failure)));
+        }
     }
 
-    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        let _ = self.work.send(Work::Blocking(work));
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        self.workers.run(work)
     }
 
     fn timer(&self, at: Option<Instant>) {
         self.timer.set(at);
-    }
-}
-
-fn spawn_delivery(hub: &Arc<Hub>, id: DeliveryId, start: Start, stop: &Arc<StopSignal>) {
-    let (delivery, seat) = hub.open_delivery(id, start);
-    let stop = Arc::clone(stop);
-    let spawned = Builder::new()
-        .stack_size(STACK)
-        .spawn(move || run_delivery(delivery, &seat, &stop));
-    if let Err(error) = spawned {
-        tracing::warn!(%error, "no thread for a delivery; it goes back to the queue");
-    }
-}
-
-fn spawn_search(hub: Arc<Hub>, id: ResolveId, domain: String, stop: &Arc<StopSignal>) {
-    let (stop, on_thread) = (Arc::clone(stop), Arc::clone(&hub));
-    let spawned = Builder::new().stack_size(STACK).spawn(move || {
-        let answer = resolve(&on_thread, &stop, Query::mx(&domain));
-        on_thread.input(Input::Resolved(id, answer));
-    });
-    if let Err(error) = spawned {
-        let failure = DnsFailure::Temporary(format!("no thread to resolve it: {error}"));
-        hub.input(Input::Resolved(id, Err(failure)));
     }
 }
 

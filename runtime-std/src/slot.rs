@@ -17,6 +17,8 @@ pub struct Slot<T> {
 struct State<T> {
     value: Option<T>,
     waker: Option<Waker>,
+    /// Threads wait for this slot, not tasks: waking one is a system call.
+    by_thread: bool,
 }
 
 impl<T> Slot<T> {
@@ -26,6 +28,7 @@ impl<T> Slot<T> {
         let state = State {
             value: None,
             waker: None,
+            by_thread: false,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -38,8 +41,11 @@ impl<T> Slot<T> {
         let mut state = self.lock();
         state.value = Some(value);
         let waker = state.waker.take();
+        let by_thread = state.by_thread;
         drop(state);
-        self.filled.notify_one();
+        if by_thread {
+            self.filled.notify_one();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -48,6 +54,7 @@ impl<T> Slot<T> {
     /// Blocks the thread until there is a value, and takes it.
     pub fn wait(&self) -> T {
         let mut state = self.lock();
+        state.by_thread = true;
         loop {
             if let Some(value) = state.value.take() {
                 return value;
@@ -61,7 +68,8 @@ impl<T> Slot<T> {
 
     /// Blocks the thread for a while, and takes the value if there is one by then.
     pub fn wait_for(&self, within: Duration) -> Option<T> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.by_thread = true;
         let waited = self
             .filled
             .wait_timeout_while(state, within, |state| state.value.is_none());

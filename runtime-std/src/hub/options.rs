@@ -16,7 +16,8 @@ use crate::journal::LogEvents;
 use crate::load;
 use crate::store::OpenError;
 
-/// What differs between runtimes: how work is started. None of these may block.
+/// What differs between runtimes: how work is started. None of these may block; `timer` is called with
+/// the engine's lock held.
 pub trait Spawn: Send + Sync + 'static {
     /// Start a delivery.
     fn delivery(&self, hub: &Arc<Hub>, id: DeliveryId, start: Box<Start>);
@@ -25,7 +26,10 @@ pub trait Spawn: Send + Sync + 'static {
     fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String);
 
     /// Run something that may block on the disk.
-    fn blocking(&self, work: Box<dyn FnOnce() + Send>);
+    ///
+    /// # Errors
+    /// If there is nothing to run it on; it is dropped then.
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
     /// Call [`Hub::input`] with [`Input::Timeout`](relay_core::engine::Input::Timeout) at
     /// this time instead of at the one given before.
