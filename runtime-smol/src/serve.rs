@@ -35,7 +35,10 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     pub(crate) async fn run(self) {
-        while let Some(accepted) = accepted(&self.stop, self.listener.accept()).await {
+        let mut exhausted = false;
+        while let Some(accepted) =
+            accepted(&self.stop, &mut exhausted, self.listener.accept()).await
+        {
             if let Ok((stream, peer)) = accepted {
                 self.start(stream, peer);
             }
@@ -50,7 +53,9 @@ impl Acceptor {
             return;
         }
         let (peer, local) = (canonical(peer), canonical(local));
-        let (mut session, seat) = self.hub.open_session(peer, local, self.index);
+        let Some((mut session, seat)) = self.hub.open_session(peer, local, self.index) else {
+            return;
+        };
         let stop = Arc::clone(&self.stop);
         let task = self.executor.spawn(async move {
             let clock = seat.hub().clock();
@@ -70,9 +75,11 @@ impl Acceptor {
     }
 }
 
-/// The next connection; none when nothing is accepted any more.
+/// The next connection; none when nothing is accepted any more. `exhausted` says whether the last one
+/// failed for want of descriptors or memory, which is told once.
 async fn accepted<T>(
     stop: &StopSignal,
+    exhausted: &mut bool,
     accept: impl Future<Output = io::Result<T>>,
 ) -> Option<io::Result<T>> {
     let stopped = async {
@@ -83,8 +90,12 @@ async fn accepted<T>(
     if let Some(Err(error)) = &accepted
         && is_exhausted(error)
     {
-        tracing::warn!(%error, "cannot accept connections for now");
+        if !std::mem::replace(exhausted, true) {
+            tracing::warn!(%error, "cannot accept connections for now");
+        }
         Timer::after(EXHAUSTED_WAIT).await;
+    } else {
+        *exhausted = false;
     }
     // Any other error is that of a client that went away before it was accepted.
     accepted
@@ -110,7 +121,10 @@ impl Admins {
         S: AsFd + Send + Sync + 'static,
         for<'a> &'a S: Read + Write,
     {
-        while let Some(accepted) = accepted(&self.stop, listener.read_with(take)).await {
+        let mut exhausted = false;
+        while let Some(accepted) =
+            accepted(&self.stop, &mut exhausted, listener.read_with(take)).await
+        {
             if let Ok(stream) = accepted.and_then(Async::new)
                 && Arc::strong_count(&self.connections) <= ADMIN_CONNECTIONS_MAX + 1
             {

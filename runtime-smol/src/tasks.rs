@@ -61,6 +61,10 @@ impl Spawn for Tasks {
         Ok(())
     }
 
+    fn connection_memory(&self) -> u64 {
+        16 * 1024
+    }
+
     fn timer(&self, at: Option<Instant>) {
         self.alarm.set(at);
     }

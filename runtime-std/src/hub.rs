@@ -34,7 +34,8 @@ use relay_core::admin::{AdminRequest, AdminResponse, http};
 use relay_core::bounce;
 use relay_core::dns::Resolver;
 use relay_core::engine::{
-    Answer, Engine, Input, Next, NotWritten, Output, ReportDue, Start, Submission,
+    Answer, Capacity, Engine, Input, Next, NotWritten, Output, ReportDue, Resources, Start,
+    Submission,
 };
 use relay_core::id::{AdminId, DeliveryId, MessageId, SessionId, WriteId};
 use relay_core::inbound::direct::{Draft, Handover};
@@ -50,6 +51,7 @@ use crate::events::{Events, Subscribers};
 use crate::journal::Journal;
 use crate::listen;
 use crate::load::{self, Loaded, Purpose};
+use crate::resources;
 use crate::slot::Slot;
 use crate::store::{self, SegmentStore, StdDisk};
 
@@ -69,6 +71,8 @@ pub struct Hub {
     credential_check: Option<Arc<dyn CredentialCheck>>,
     load: Option<load::Options>,
     next_id: AtomicU64,
+    /// How many sessions there may be, those included that are turned away.
+    seats: usize,
     stopping: AtomicBool,
     drained: Arc<Slot<()>>,
     admin_address: OnceLock<SocketAddr>,
@@ -118,7 +122,13 @@ impl Hub {
             )
             .map_err(StartError::Store)?,
         };
+        let capacity = Capacity::of(&Resources {
+            memory: config.limits.memory.unwrap_or_else(resources::memory),
+            descriptors: resources::descriptors(),
+            connection: spawn.connection_memory(),
+        });
         let mut engine = Engine::new(Arc::clone(&config), clock.now(), rng.fork())
+            .with_capacity(capacity)
             .with_turns(available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)));
         store
             .recover(&mut |recovered| {
@@ -142,6 +152,7 @@ impl Hub {
             credential_check: options.credential_check,
             load: options.load,
             next_id: AtomicU64::new(1),
+            seats: capacity.seats(),
             stopping: AtomicBool::new(false),
             drained: Slot::new(),
             admin_address: OnceLock::new(),
@@ -280,13 +291,17 @@ impl Hub {
         look(&lock(&self.engine))
     }
 
-    /// A new session for a client's connection, and its seat.
+    /// A new session for a client's connection, and its seat; none if there are so many connections that
+    /// this one cannot even be told so.
     pub fn open_session(
         self: &Arc<Self>,
         peer: SocketAddr,
         local: SocketAddr,
         listener: usize,
-    ) -> (Session, SessionSeat) {
+    ) -> Option<(Session, SessionSeat)> {
+        if lock(&self.waiting).sessions.len() >= self.seats {
+            return None;
+        }
         let seat = self.take_seat();
         let loaded = self.loaded();
         let setup = inbound::Setup {
@@ -298,7 +313,7 @@ impl Hub {
             tls: Arc::clone(&loaded.tls),
         };
         let rng = lock(&self.rng).fork();
-        (Session::new(setup, self.clock.now(), rng), seat)
+        Some((Session::new(setup, self.clock.now(), rng), seat))
     }
 
     /// A message to hand over without a connection, and the seat to do it from.

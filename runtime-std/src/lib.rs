@@ -69,6 +69,7 @@ pub mod listen;
 pub mod load;
 pub mod relay;
 pub mod resolve;
+pub mod resources;
 pub mod runtime;
 pub mod slot;
 pub mod store;

@@ -77,6 +77,7 @@ pub fn accept<L: AsFd, S>(
     accept: impl Fn(&L) -> io::Result<S>,
     mut each: impl FnMut(S),
 ) {
+    let mut exhausted = false;
     loop {
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
@@ -89,9 +90,14 @@ pub fn accept<L: AsFd, S>(
             return;
         }
         match accept(listener) {
-            Ok(stream) => each(stream),
+            Ok(stream) => {
+                exhausted = false;
+                each(stream);
+            }
             Err(error) if is_exhausted(&error) => {
-                tracing::warn!(%error, "cannot accept connections for now");
+                if !std::mem::replace(&mut exhausted, true) {
+                    tracing::warn!(%error, "cannot accept connections for now");
+                }
                 std::thread::sleep(EXHAUSTED_WAIT);
             }
             // The client went away before it was accepted, or another thread was faster.

@@ -210,7 +210,10 @@ impl Relay {
                 let Ok(local) = stream.local_addr() else {
                     return;
                 };
-                let (session, seat) = hub.open_session(canonical(peer), canonical(local), index);
+                let (peer, local) = (canonical(peer), canonical(local));
+                let Some((session, seat)) = hub.open_session(peer, local, index) else {
+                    return;
+                };
                 let stop = Arc::clone(&stop);
                 let spawned = workers.run(move || run_session(session, &seat, &stop, stream));
                 if let Err(error) = spawned {
@@ -386,6 +389,10 @@ impl Spawn for Threads {
 
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         self.workers.run(work)
+    }
+
+    fn connection_memory(&self) -> u64 {
+        48 * 1024
     }
 
     fn timer(&self, at: Option<Instant>) {

@@ -155,6 +155,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_size: 50 * 1024 * 1024,
+            memory: None,
             recipients: 1000,
             connections: 10_000,
             connections_per_ip: 100,

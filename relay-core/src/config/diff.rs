@@ -114,6 +114,9 @@ impl Config {
             &a.message_size,
             &b.message_size,
         );
+        if a.memory != b.memory {
+            lines.push("limits.memory: a change needs a restart; the old one stays".to_owned());
+        }
         value(lines, "limits.recipients", &a.recipients, &b.recipients);
         value(lines, "limits.connections", &a.connections, &b.connections);
         value(

@@ -135,6 +135,9 @@ pub struct Rate {
 pub struct Limits {
     /// The largest message, in octets.
     pub message_size: u64,
+    /// The memory to plan with, in octets: for connections and for messages on their way. None for all
+    /// that the machine or its control group has.
+    pub memory: Option<u64>,
     /// The most recipients of a message.
     pub recipients: usize,
     /// The most client connections.

@@ -140,6 +140,9 @@ pub(super) fn limits(draft: &mut Draft, root: &Table<'_, '_>) {
         &mut limits.message_size,
         section.value("message_size", &value::SIZE),
     );
+    if let Some(memory) = section.value("memory", &value::SIZE) {
+        limits.memory = Some(memory);
+    }
     set(
         &mut limits.recipients,
         count(&section, "recipients", 100_000),

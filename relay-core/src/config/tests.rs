@@ -220,6 +220,20 @@ fn what_the_system_says_fills_gaps_and_data_dir_comes_first() {
 }
 
 #[test]
+fn memory_is_what_the_machine_has_unless_it_is_said() {
+    assert_eq!(Limits::default().memory, None);
+    let config = config("[limits]\nmemory = \"96MiB\"\n");
+    assert_eq!(config.limits.memory, Some(96 << 20));
+    let lines = Config::embedded(config.hostname.clone(), "/nowhere").diff(&config);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("limits.memory: a change needs a restart")),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn every_error_is_reported_at_once() {
     let text = r#"hostnam = "x"
 [[listener]]

@@ -26,8 +26,6 @@ use crate::time::Instant;
 
 /// After a failed write, MAIL is refused for so long; then one may try again.
 const TROUBLE: Duration = Duration::from_secs(5);
-/// Octets of messages whose write is under way; over it MAIL is refused.
-const WRITING_MAX: usize = 64 * 1024 * 1024;
 
 /// What is being written, and what the store said last.
 #[derive(Debug, Default)]
@@ -37,7 +35,10 @@ pub(super) struct Accept {
     writes: BTreeMap<WriteId, Write>,
     /// The messages in `writes`.
     ids: BTreeSet<MessageId>,
-    bytes: usize,
+    /// Octets of their bodies.
+    pub(super) bytes: usize,
+    /// Octets of memory that are lent to sessions for messages that arrive.
+    pub(super) lent: usize,
     trouble: Option<(StoreFailed, Instant)>,
     pub(super) status: StoreStatus,
 }
@@ -107,9 +108,6 @@ impl Engine {
                 "The queue takes nothing now ({why}), try again later"
             )));
         }
-        if accept.bytes > WRITING_MAX {
-            return Some(full("The disk is slow, try again in a minute".to_owned()));
-        }
         let free = accept.status.free_bytes;
         if free > 0 && size.is_some_and(|size| size > free) {
             return Some(full(
@@ -136,6 +134,7 @@ impl Engine {
                 "This transaction is not in order, start again with MAIL".to_owned(),
             ));
         }
+        self.return_room(session);
         let write = self.write(Writer::Session(Some(session)), submission);
         self.admit.set_write(session, write);
         None

@@ -58,6 +58,8 @@ struct Session {
     turn: TurnState,
     /// The message that it may submit, and the credential whose rate it was taken from.
     mail: Option<(MessageId, String)>,
+    /// Octets of memory that it was lent for that message.
+    lent: usize,
     /// The write that it waits for.
     write: Option<WriteId>,
 }
@@ -109,6 +111,18 @@ impl Admit {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.write = Some(write);
         }
+    }
+
+    /// What all sessions were lent.
+    #[cfg(test)]
+    pub(super) fn lent(&self) -> usize {
+        self.sessions.values().map(|session| session.lent).sum()
+    }
+
+    /// What a session was lent, which it has no more.
+    pub(super) fn take_loan(&mut self, session: SessionId) -> Option<usize> {
+        let session = self.sessions.get_mut(&session)?;
+        Some(std::mem::take(&mut session.lent))
     }
 
     /// What stands for a name among failures: nobody without the key finds two names with the same.
@@ -165,6 +179,7 @@ impl Engine {
                 None => return,
             },
             Ask::Abandon(id) => {
+                self.return_room(session);
                 self.return_rate(session, id);
                 Answer::Noted
             }
@@ -178,13 +193,11 @@ impl Engine {
             return shutting_down();
         }
         let limits = &self.config.limits;
-        if self.admit.sessions.len() >= limits.connections {
+        let most = limits.connections.min(self.capacity.sessions);
+        if self.admit.sessions.len() >= most {
             return refuse_and_close(
                 Rejection::SHUTTING_DOWN,
-                format!(
-                    "Too many connections ({}), try again later",
-                    limits.connections
-                ),
+                format!("Too many connections ({most}), try again later"),
             );
         }
         let site = Site::of(peer);
@@ -206,6 +219,7 @@ impl Engine {
             current: false,
             turn: TurnState::None,
             mail: None,
+            lent: 0,
             write: None,
         };
         let before = self.admit.sessions.insert(session, entry);
@@ -364,6 +378,7 @@ impl Engine {
         if self.stopping {
             return shutting_down();
         }
+        self.return_room(session);
         if self.admit.removed.contains(credential_name) {
             return refuse(
                 Rejection::POLICY,
@@ -373,6 +388,10 @@ impl Engine {
         if let Some(refusal) = self.store_trouble(size) {
             return Answer::Refused(refusal);
         }
+        let loan = match self.room_for(size) {
+            Ok(loan) => loan,
+            Err(refusal) => return Answer::Refused(refusal),
+        };
         let rate = self.config.credential(credential_name).and_then(|c| c.rate);
         if let Some(rate) = rate {
             let now = self.clock.now().instant;
@@ -392,8 +411,11 @@ impl Engine {
         let id = self.next_message_id();
         if let Some(session) = self.admit.sessions.get_mut(&session) {
             session.mail = Some((id, credential_name.to_owned()));
+            session.lent = loan.octets;
+            self.accept.lent += loan.octets;
         }
-        Answer::Mail(id)
+        let room = loan.room;
+        Answer::Mail { id, room }
     }
 
     /// The message that was charged will not be queued.
@@ -411,6 +433,7 @@ impl Engine {
     /// A session ended, whatever it was waiting for.
     fn bye(&mut self, session: SessionId) {
         self.give_turn_back(session);
+        self.return_room(session);
         let Some(entry) = self.admit.sessions.remove(&session) else {
             return;
         };

@@ -183,8 +183,13 @@ pub enum Answer {
     Turn,
     /// To `Authenticated` and `Abandon`.
     Noted,
-    /// To `Mail`: the id of the message to come.
-    Mail(MessageId),
+    /// To `Mail`.
+    Mail {
+        /// The id of the message to come.
+        id: MessageId,
+        /// How many octets of it may be held in memory. A larger one goes to the spool, in pieces.
+        room: usize,
+    },
     /// To `Submit`: it is on stable storage.
     Queued(MessageId),
     /// No, and what to reply.

@@ -30,6 +30,7 @@ mod accept;
 mod act;
 mod admin;
 mod admit;
+mod capacity;
 mod conclude;
 mod counters;
 mod deliver;
@@ -38,6 +39,7 @@ mod give_up;
 mod io;
 mod limits;
 mod report;
+mod room;
 mod route;
 mod sweep;
 #[cfg(test)]
@@ -65,12 +67,14 @@ use enter::Recovering;
 use report::Reports;
 use sweep::Sweep;
 
+pub use capacity::{Capacity, Resources};
 pub use io::*;
 
 /// Admission, queue, schedule and counts. See the module.
 #[derive(Debug)]
 pub struct Engine {
     config: Arc<Config>,
+    capacity: Capacity,
     clock: Clock,
     started: Instant,
     rng: Rng,
@@ -98,8 +102,10 @@ impl Engine {
     #[must_use]
     pub fn new(config: Arc<Config>, now: Now, mut rng: Rng) -> Self {
         let clock = Clock::new(now);
+        let capacity = Capacity::default();
         Self {
             config,
+            capacity,
             clock,
             started: now.instant,
             admit: Admit::new(now.instant, &mut rng),
@@ -109,7 +115,7 @@ impl Engine {
             recovering: Some(Recovering::default()),
             stopping: false,
             accept: Accept::default(),
-            table: Table::new(),
+            table: Table::new(capacity.kept),
             domains: Domains::new(),
             lanes: Lanes::new(),
             deliveries: BTreeMap::new(),
@@ -124,6 +130,14 @@ impl Engine {
     #[must_use]
     pub fn with_turns(mut self, turns: usize) -> Self {
         self.admit.set_turns_max(turns);
+        self
+    }
+
+    /// Takes on no more than this, whatever the configuration allows.
+    #[must_use]
+    pub fn with_capacity(mut self, capacity: Capacity) -> Self {
+        self.capacity = capacity;
+        self.table.set_kept_max(capacity.kept);
         self
     }
 

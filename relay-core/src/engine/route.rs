@@ -65,14 +65,14 @@ impl Engine {
     pub(super) fn caps(&self) -> Caps {
         let delivery = &self.config.delivery;
         Caps {
-            all: delivery.connections.max(1),
+            all: delivery.connections.min(self.capacity.deliveries).max(1),
             lane: delivery.connections_per_lane.max(1),
         }
     }
 
     /// Puts the questions that may be put now.
     pub(super) fn ask_names(&mut self) {
-        while let Some((id, domain)) = self.domains.question() {
+        while let Some((id, domain)) = self.domains.question(self.capacity.questions) {
             let name = self.domains.name(domain).to_string();
             self.out.push_back(Output::Resolve(id, name));
         }

@@ -116,6 +116,15 @@ impl HeaderFilter {
         }
     }
 
+    /// How many octets are held because the header block is not complete.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        match &self.state {
+            State::Header { held, .. } => held.len(),
+            State::Body(_) => 0,
+        }
+    }
+
     /// What the header block says; none while it is not complete.
     #[must_use]
     pub fn headers(&self) -> Option<&Headers> {

@@ -26,10 +26,15 @@ use crate::time::UnixTime;
 /// The size of the pieces that go to the spool, in octets.
 const SPOOL_PIECE: usize = 64 * 1024;
 
+/// The room that there is always for a message's header fields, in octets: they are read whole.
+const HEADER_ROOM: usize = 64 * 1024;
+
 /// One envelope, from the acceptance of its MAIL to the end of its message or its abortion.
 #[derive(Debug)]
 pub(super) struct Transaction {
     pub(super) id: MessageId,
+    /// How many octets of it may be held in memory.
+    pub(super) room: usize,
     pub(super) from: ReversePath,
     pub(super) params: MailParams,
     /// What `params` ask for, from the time of MAIL on.
@@ -58,6 +63,7 @@ impl Transaction {
         }
         Self {
             id,
+            room: BODY_MEMORY_MAX,
             from,
             params,
             handling,
@@ -84,8 +90,12 @@ pub(super) struct Content {
     spooled: u64,
     /// From how many octets on `buffer` goes to the spool.
     spool_at: usize,
+    /// The size of the pieces that go there.
+    piece: usize,
     /// The room that is made at once for a message that says that it is small.
     expected: usize,
+    /// How many octets may come before the header fields are complete.
+    header_room: usize,
     /// The length of our and the message's header fields; none until they are complete.
     header_size: Option<u32>,
     /// Its signatures, as far as they are; from when the header is complete.
@@ -93,21 +103,21 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Before the first octet. A message that says that it will be large goes to the spool early, so
-    /// that many of them at once need little memory.
-    pub(super) fn new(declared_size: Option<u64>) -> Self {
+    /// Before the first octet. No more of it than `room` is held in memory; a message that says that it
+    /// will be larger goes to the spool early, so that many of them at once need little memory.
+    pub(super) fn new(declared_size: Option<u64>, room: usize) -> Self {
+        let room = room.min(BODY_MEMORY_MAX);
+        let piece = SPOOL_PIECE.min(room).max(1);
+        let large = declared_size.is_some_and(|size| size > room as u64);
         let declared = declared_size.and_then(|size| usize::try_from(size).ok());
-        let large = declared_size.is_some_and(|size| size > BODY_MEMORY_MAX as u64);
         Self {
             filter: HeaderFilter::new(),
             buffer: Vec::new(),
             spooled: 0,
-            spool_at: if large {
-                SPOOL_PIECE
-            } else {
-                BODY_MEMORY_MAX + 1
-            },
+            spool_at: if large { piece } else { room + 1 },
+            piece,
             expected: declared.filter(|_| !large).unwrap_or(0),
+            header_room: room.max(HEADER_ROOM),
             header_size: None,
             signing: Err(Unsigned::NotConfigured),
         }
@@ -123,6 +133,9 @@ impl Content {
     ) -> Result<(), Refusal> {
         let body = self.filter.push(piece);
         self.take_headers(credential, received, domains)?;
+        if self.filter.held() > self.header_room {
+            return Err(no_room());
+        }
         if let Ok(signing) = &mut self.signing {
             signing.push(body);
         }
@@ -135,7 +148,7 @@ impl Content {
         if self.buffer.len() < self.spool_at {
             return None;
         }
-        self.spool_at = SPOOL_PIECE;
+        self.spool_at = self.piece;
         self.spooled += self.buffer.len() as u64;
         Some(std::mem::take(&mut self.buffer).into())
     }
@@ -228,6 +241,16 @@ impl Content {
         // The filter takes 256 KiB of header at most.
         self.header_size = Some(u32::try_from(self.buffer.len()).unwrap_or(u32::MAX));
         Ok(())
+    }
+}
+
+/// 452 4.3.1: the header fields need more memory than there is.
+fn no_room() -> Refusal {
+    let text = "Too many messages arrive at once for a header so large, try again in a minute";
+    Refusal {
+        why: Rejection::STORAGE_FULL,
+        text: text.into(),
+        close: false,
     }
 }
 

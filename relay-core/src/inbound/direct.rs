@@ -132,7 +132,7 @@ impl Handover {
     pub fn answer(&mut self, now: Now, answer: Answer) {
         let state = std::mem::replace(&mut self.state, State::Over(Err(internal())));
         self.state = match (state, answer) {
-            (State::Admission(draft), Answer::Engine(engine::Answer::Mail(id))) => {
+            (State::Admission(draft), Answer::Engine(engine::Answer::Mail { id, .. })) => {
                 self.admitted(draft, id, now)
             }
             (State::Spooling(id, submission), Answer::Spooled(Ok(()))) => {
@@ -256,7 +256,7 @@ pub fn prepare(
         recipient: None,
         time: now.unix,
     };
-    let mut content = Content::new(Some(message.len() as u64));
+    let mut content = Content::new(Some(message.len() as u64), transaction.room);
     content.push(
         &message,
         &transaction.credential,

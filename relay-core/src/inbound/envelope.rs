@@ -64,10 +64,11 @@ impl Session {
     /// The engine's answer to it.
     pub(super) fn mail_answered(&mut self, mail: Mail, answer: Answer) {
         match (answer, self.client.credential()) {
-            (Answer::Engine(engine::Answer::Mail(id)), Some(credential)) => {
+            (Answer::Engine(engine::Answer::Mail { id, room }), Some(credential)) => {
                 let credential = Arc::clone(credential);
-                let transaction =
+                let mut transaction =
                     Transaction::new(id, mail.from, mail.params, credential, self.now.unix);
+                transaction.room = room;
                 self.transaction = Some(Box::new(transaction));
                 self.accept("");
             }

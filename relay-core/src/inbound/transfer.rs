@@ -115,13 +115,13 @@ impl Transfer {
 impl Session {
     /// The client said DATA, or BDAT for the first time.
     pub(super) fn transfer_begins(&mut self) {
-        let size = self
+        let (size, room) = self
             .transaction
             .as_ref()
-            .and_then(|transaction| transaction.params.size);
+            .map_or((None, 0), |open| (open.params.size, open.room));
         self.accept("");
         self.state = State::Transfer(Box::new(Transfer {
-            content: Content::new(size),
+            content: Content::new(size, room),
             phase: Phase::Receiving,
             pace: Pace::new(self.now.instant),
         }));

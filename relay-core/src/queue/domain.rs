@@ -8,8 +8,6 @@ use super::pool::Pool;
 use super::tick::Tick;
 use crate::id::ResolveId;
 
-/// Questions for mail exchangers that are out at once.
-const ASKED_MAX: usize = 256;
 /// Domains without jobs that are remembered for what was found.
 const IDLE_MAX: usize = 4096;
 
@@ -102,9 +100,9 @@ impl Domains {
         }
     }
 
-    /// The next question to put.
-    pub(crate) fn question(&mut self) -> Option<(ResolveId, u32)> {
-        if self.asked.len() >= ASKED_MAX {
+    /// The next question to put, if fewer than `asked_max` are out.
+    pub(crate) fn question(&mut self, asked_max: usize) -> Option<(ResolveId, u32)> {
+        if self.asked.len() >= asked_max {
             return None;
         }
         let domain = self.unasked.pop_front()?;
@@ -180,11 +178,11 @@ mod tests {
         assert_eq!(domains.add_job("example.com"), domain);
         domains.ask(domain, 1);
         domains.ask(domain, 2);
-        let (id, asked) = domains.question().unwrap();
+        let (id, asked) = domains.question(256).unwrap();
         assert_eq!(asked, domain);
-        assert!(domains.question().is_none());
+        assert!(domains.question(256).is_none());
         domains.ask(domain, 3);
-        assert!(domains.question().is_none(), "the question is out");
+        assert!(domains.question(256).is_none(), "the question is out");
         assert_eq!(domains.answered(id), Some((domain, vec![1, 2, 3])));
         assert_eq!(domains.answered(id), None);
         domains.remove_job(domain);
@@ -199,10 +197,10 @@ mod tests {
             let domain = domains.add_job(&format!("{n}.example"));
             domains.ask(domain, n);
         }
-        let ids: Vec<_> = std::iter::from_fn(|| domains.question()).collect();
-        assert_eq!(ids.len(), ASKED_MAX);
+        let ids: Vec<_> = std::iter::from_fn(|| domains.question(256)).collect();
+        assert_eq!(ids.len(), 256);
         assert!(domains.answered(ids[0].0).is_some());
-        assert!(domains.question().is_some());
-        assert!(domains.question().is_none());
+        assert!(domains.question(256).is_some());
+        assert!(domains.question(256).is_none());
     }
 }

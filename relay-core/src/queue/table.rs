@@ -18,8 +18,6 @@ use crate::outbound::Loaded;
 const SENDERS_MAX: usize = 4 * 1024 * 1024;
 /// Octets of deferral reasons.
 const REASONS_MAX: usize = 4 * 1024 * 1024;
-/// Octets of messages that are kept in memory until their first attempt.
-const LOADED_MAX: usize = 64 * 1024 * 1024;
 
 /// The messages and jobs of the queue.
 #[derive(Debug)]
@@ -32,12 +30,14 @@ pub(crate) struct Table {
     ids: BTreeMap<MessageId, u32>,
     loaded: BTreeMap<MessageId, Arc<Loaded>>,
     loaded_bytes: usize,
+    kept_max: usize,
     /// How many jobs are [`JobState::Waiting`].
     waiting: usize,
 }
 
 impl Table {
-    pub(crate) fn new() -> Self {
+    /// An empty table that keeps at most so many octets of messages in memory.
+    pub(crate) fn new(kept_max: usize) -> Self {
         Self {
             messages: Pool::new(),
             jobs: Pool::new(),
@@ -47,8 +47,14 @@ impl Table {
             ids: BTreeMap::new(),
             loaded: BTreeMap::new(),
             loaded_bytes: 0,
+            kept_max,
             waiting: 0,
         }
+    }
+
+    /// Keeps at most so many octets of messages in memory.
+    pub(crate) fn set_kept_max(&mut self, kept_max: usize) {
+        self.kept_max = kept_max;
     }
 
     pub(crate) fn find(&self, id: MessageId) -> Option<u32> {
@@ -183,7 +189,7 @@ impl Table {
     /// Keeps a message in memory until its first attempt, if there is room.
     pub(crate) fn load(&mut self, loaded: Loaded) {
         let bytes = memory_of(&loaded);
-        if self.loaded_bytes + bytes <= LOADED_MAX {
+        if self.loaded_bytes + bytes <= self.kept_max {
             self.loaded_bytes += bytes;
             self.loaded.insert(loaded.message.id, Arc::new(loaded));
         }

@@ -14,6 +14,7 @@ use super::{Failure, LogFormat, ServeArgs};
 use crate::hub::{Hub, Options};
 use crate::journal::{Colour, LogEvents};
 use crate::load::{self, Loaded, Purpose};
+use crate::resources;
 use crate::runtime::{Running, Runtime};
 
 /// How long transactions and deliveries may take to end after SIGTERM.
@@ -30,6 +31,7 @@ pub(super) fn serve(
 ) -> Result<(), Failure> {
     let log = LogFormat::or_for_terminal(args.log);
     start_log(log);
+    resources::raise_descriptors();
     let wanted = args.place.options();
     let loaded = load::load(&wanted, Purpose::Start).map_err(Failure::said)?;
     loaded

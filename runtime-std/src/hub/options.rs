@@ -31,6 +31,10 @@ pub trait Spawn: Send + Sync + 'static {
     /// If there is nothing to run it on; it is dropped then.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
+    /// What a connection takes of the memory, in octets, besides the message under way: what
+    /// `tests/bench/memory.py` measures under TLS, rounded up.
+    fn connection_memory(&self) -> u64;
+
     /// Call [`Hub::input`] with [`Input::Timeout`](relay_core::engine::Input::Timeout) at
     /// this time instead of at the one given before.
     fn timer(&self, at: Option<Instant>);

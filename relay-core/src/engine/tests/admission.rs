@@ -357,9 +357,9 @@ fn a_rate_is_answered_450_with_the_wait() {
         per: 60 * MINUTE,
     })));
     for _ in 0..2 {
-        assert!(matches!(world.mail(APP), Answer::Mail(_)));
+        assert!(matches!(world.mail(APP), Answer::Mail { .. }));
     }
-    let Answer::Mail(id) = world.mail(APP) else {
+    let Answer::Mail { id, .. } = world.mail(APP) else {
         panic!()
     };
     let refusal = refused(Some(world.mail(APP)));
@@ -377,11 +377,11 @@ fn a_rate_is_answered_450_with_the_wait() {
         Some(Answer::Noted)
     ));
     assert!(
-        matches!(world.mail(APP), Answer::Mail(_)),
+        matches!(world.mail(APP), Answer::Mail { .. }),
         "what was not sent is not charged"
     );
     world.pass(21 * MINUTE);
-    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+    assert!(matches!(world.mail(APP), Answer::Mail { .. }));
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn a_store_that_refuses_is_heard_at_mail() {
         "100 octets into 50"
     );
     world.input(Input::StoreStatus(Box::new(status(1 << 30))));
-    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+    assert!(matches!(world.mail(APP), Answer::Mail { .. }));
     assert_eq!(world.status().store.free_bytes, 1 << 30);
 }
 

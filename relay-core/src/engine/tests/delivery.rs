@@ -46,7 +46,7 @@ fn a_message_is_delivered_and_discarded() {
 fn the_250_waits_for_the_receipt() {
     let mut world = World::new(config());
     world.auto_store = false;
-    let Answer::Mail(id) = world.mail(super::world::APP) else {
+    let Answer::Mail { id, .. } = world.mail(super::world::APP) else {
         panic!()
     };
     let submission = world.submission(id, mail("a@sender.example", &["b@one.example"]));
@@ -127,7 +127,7 @@ fn ids_rise_whatever_the_clock_does() {
     let mut last = MessageId::from_u64(0);
     for n in 0..100u64 {
         world.now.unix = UnixTime::from_secs(1_750_000_000 - 10_000_000 * (n % 7));
-        let Answer::Mail(id) = world.mail(super::world::APP) else {
+        let Answer::Mail { id, .. } = world.mail(super::world::APP) else {
             panic!()
         };
         assert!(id > last);

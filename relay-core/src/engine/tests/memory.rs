@@ -102,7 +102,7 @@ fn messages_in_memory_are_bounded() {
     let mut world = World::new(config());
     let body = bytes::Bytes::from(vec![b'x'; 200_000]);
     for _ in 0..400 {
-        let crate::engine::Answer::Mail(id) = world.mail(super::world::APP) else {
+        let crate::engine::Answer::Mail { id, .. } = world.mail(super::world::APP) else {
             panic!()
         };
         let mut submission = world.submission(id, mail("a@s.example", &["b@one.example"]));

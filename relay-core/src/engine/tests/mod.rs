@@ -11,5 +11,6 @@ mod lanes;
 mod memory;
 mod recovery;
 mod reports;
+mod room;
 mod walk;
 mod world;

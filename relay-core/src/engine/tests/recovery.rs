@@ -25,7 +25,7 @@ fn a_restart_goes_on_where_it_was() {
         (status.recovered, status.queued, status.accepted),
         (2, 2, 0)
     );
-    let Answer::Mail(next) = world.mail(super::world::APP) else {
+    let Answer::Mail { id: next, .. } = world.mail(super::world::APP) else {
         panic!()
     };
     assert!(next > fresh);

@@ -86,7 +86,7 @@ impl Walk {
             "s@sender.example"
         };
         let envelope = mail(from, &to);
-        let Answer::Mail(id) = self.world.mail(APP) else {
+        let Answer::Mail { id, .. } = self.world.mail(APP) else {
             return;
         };
         let submission = self.world.submission(id, envelope);

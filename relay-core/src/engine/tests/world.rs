@@ -13,7 +13,7 @@ use crate::bounce;
 use crate::config::Config;
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::engine::{
-    Answer, Ask, Engine, Input, Next, NotWritten, Output, Refusal, ReportDue, Submission,
+    Answer, Ask, Capacity, Engine, Input, Next, NotWritten, Output, Refusal, ReportDue, Submission,
 };
 use crate::events::{DeliveryEvent, EventKind};
 use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
@@ -195,6 +195,14 @@ impl World {
         let peer = peer.parse().unwrap();
         self.ask(session, Ask::Connect { peer, listener: 0 })
             .unwrap()
+    }
+
+    /// On a machine with room for this.
+    pub(super) fn with_capacity(mut self, capacity: Capacity) -> Self {
+        let engine = Engine::new(Arc::clone(&self.config), self.now, Rng::from_number(1));
+        self.engine = engine.with_capacity(capacity);
+        self.connect(APP, "192.0.2.1");
+        self
     }
 
     /// Hands in one input, and carries out all that comes of it.
@@ -391,7 +399,7 @@ impl World {
     /// Submits a message, and hears what becomes of it.
     pub(super) fn try_submit(&mut self, envelope: Envelope) -> Result<MessageId, Refusal> {
         let id = match self.mail(APP) {
-            Answer::Mail(id) => id,
+            Answer::Mail { id, .. } => id,
             Answer::Refused(refusal) => return Err(refusal),
             other => panic!("{other:?}"),
         };
@@ -622,6 +630,7 @@ pub(super) fn no_dns() -> MxAnswer {
 /// Counts everything again, and compares it with what the engine keeps count of.
 pub(super) fn check(engine: &Engine) {
     assert!(engine.counters.balance(), "{:?}", engine.counters);
+    assert_eq!(engine.accept.lent, engine.admit.lent());
     let table = &engine.table;
     let mut queued = 0;
     let mut listed = 0;

@@ -27,7 +27,7 @@ use crate::channel::{Channel, ClientTls, Verify};
 use crate::config::{Credential, Listener, ListenerTls, SenderPattern};
 use crate::engine::{Ask, Refusal, Submission};
 use crate::machine::{Input, Machine as _, Output, Timer};
-use crate::queue::message::Body;
+use crate::queue::message::{BODY_MEMORY_MAX, Body};
 use crate::rng::Rng;
 use crate::sasl::{Verifier, secret_digest};
 use crate::time::{Instant, Now, UnixTime};
@@ -115,6 +115,8 @@ pub(super) struct Engine {
     pub(super) spool_fails: Option<StoreFailed>,
     /// What the embedder says to every password.
     pub(super) outside: Option<Arc<Credential>>,
+    /// The room that each message gets.
+    pub(super) room: usize,
     ids: u64,
 }
 
@@ -176,7 +178,10 @@ impl Engine {
             }
             Ask::Mail { .. } => {
                 self.ids += 1;
-                engine::Answer::Mail(MessageId::from_u64(self.ids))
+                engine::Answer::Mail {
+                    id: MessageId::from_u64(self.ids),
+                    room: self.room,
+                }
             }
             Ask::Submit(submission) => {
                 let id = submission.id;
@@ -267,6 +272,7 @@ impl World {
                 spool: BTreeMap::new(),
                 spool_fails: None,
                 outside: None,
+                room: BODY_MEMORY_MAX,
                 ids: 0,
             },
             now,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::queue::message::{BODY_MEMORY_MAX, BodyKind};
+use crate::queue::message::BodyKind;
 
 const HEADERS: &str = "From: a@example.com\r\nMessage-ID: <1@example.com>\r\n\
                        Date: Mon, 23 Nov 2026 22:05:31 +0000\r\nBcc: c@example.net\r\n\r\n";
@@ -61,6 +61,44 @@ fn a_message_that_says_it_is_large_is_spooled_early() {
     world.send(HEADERS.as_bytes());
     world.send(large(70_000).as_bytes());
     assert_eq!(world.engine.count("Spool"), 1);
+}
+
+#[test]
+fn a_message_with_little_room_goes_to_the_spool_in_small_pieces() {
+    // RES-07.
+    let mut world = World::ready(PLAIN);
+    world.engine.room = 16_384;
+    world.say(
+        "C: MAIL FROM:<a@example.com>
+        C: RCPT TO:<b@example.net>
+        C: DATA
+        S: 250 
+        S: 250 
+        S: 354 ",
+    );
+    let body = large(100_000);
+    let message = format!("{HEADERS}{body}.\r\n");
+    message
+        .as_bytes()
+        .chunks(4096)
+        .for_each(|piece| world.send(piece));
+    world.say("S: 250 2.0.0 Ok: queued as ");
+    assert!(world.engine.text(0).ends_with(&body));
+    assert!(world.engine.count("Spool") >= 5);
+
+    // A header is held whole: one over the room, and over what there is always, is for later.
+    world.say(
+        "C: MAIL FROM:<a@example.com>
+        C: RCPT TO:<b@example.net>
+        C: DATA
+        S: 250 
+        S: 250 
+        S: 354 ",
+    );
+    let field = format!("X: {}\r\n", "x".repeat(900));
+    world.send(field.repeat(80).as_bytes());
+    world.send(b"From: a@example.com\r\n\r\n.\r\n");
+    world.say("S: 452 4.3.1 \nC: MAIL FROM:<a@example.com>\nS: 250 ");
 }
 
 #[test]
