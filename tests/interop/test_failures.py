@@ -170,6 +170,8 @@ def verify(setting, case, unsent):
             "an attempt does not say why:",
             attempt,
         )
+        named = {f"{local}@{case.domain}" for local in case.local_parts}
+        check(set(attempt["recipients"]) <= named, "it names others:", attempt["recipients"])
     says(case.first, attempts[0])
     says(case.last, attempts[-1])
     if receiver and attempts[0]["stage"] not in ("resolve", "policy"):

@@ -24,6 +24,9 @@ impl Delivery {
                 self.connected(candidate, answer);
             }
             (State::Loading(link), Answer::Loaded(answer)) => self.loaded(link, answer),
+            (State::Naming(place, old), Answer::Loaded(answer)) => {
+                self.named(place, old, answer.ok());
+            }
             (State::Sending(mut link, mut transaction), answer) => {
                 let now = self.now.instant;
                 let Some(work) = &mut self.work else {
@@ -64,6 +67,7 @@ impl Delivery {
             state @ (State::Resolving(..)
             | State::Connecting(..)
             | State::Loading(_)
+            | State::Naming(..)
             | State::Reporting(_)
             | State::Closed(_)) => self.misled(state),
         }
@@ -87,6 +91,7 @@ impl Delivery {
             state @ (State::Resolving(..)
             | State::Connecting(..)
             | State::Loading(_)
+            | State::Naming(..)
             | State::Reporting(_)
             | State::Closed(_)) => self.misled(state),
         }
@@ -109,6 +114,7 @@ impl Delivery {
                 let verdict = judge(Stage::Mail, &Finding::Lost(loss), link.seen());
                 self.elsewhere(link, Stage::Mail, verdict);
             }
+            State::Naming(place, _) => self.named(place, None, None),
             State::Opening(link, opening) => {
                 self.state = State::Opening(link, opening);
                 self.lost(loss);
@@ -161,7 +167,7 @@ impl Machine for Delivery {
             | State::Quitting(link)
             | State::Closed(Some(link)) => link.flush(wire),
             // Nothing was said since the last flush.
-            State::Loading(_) | State::Reporting(_) => {}
+            State::Loading(_) | State::Naming(..) | State::Reporting(_) => {}
             State::Resolving(_, None) | State::Connecting(_, None) | State::Closed(None) => {}
         }
         self.next.take().unwrap_or(Output::Close)

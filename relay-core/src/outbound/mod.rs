@@ -7,7 +7,7 @@
 //!      ▲  │                        │             │                     │               │   │
 //!      └──┼──── the next address ◀─┴─────────────┴─────────────────────┘    Next::Job  │   │ Next::Quit
 //!         │                                           Loading or Seeking ◀─────────────┘   ▼
-//!         └─ none is left: Reporting                                                    Quitting ─▶ closed
+//!         └─ none is left: Naming ─▶ Reporting                                          Quitting ─▶ closed
 //! ```
 //!
 //! One file for each part: [`plan`] whom to try, [`connect`] up to a connection that takes MAIL,
@@ -89,6 +89,8 @@ enum State {
     Loading(Box<Link>),
     /// The message is sent.
     Sending(Box<Link>, Box<Transaction>),
+    /// No host is left for a message that nobody read: it is read, for the report to name its recipients.
+    Naming(Evidence, Option<Box<Link>>),
     /// The engine is told.
     Reporting(Option<Box<Link>>),
     /// QUIT was said.
@@ -382,6 +384,8 @@ impl Delivery {
         let Some(work) = &mut self.work else {
             return self.quit(old);
         };
+        let (id, at) = (work.job.id, work.job.place);
+        let unread = work.job.loaded.is_none();
         let place = match work.give_up(complete) {
             Some(place) => place,
             None => {
@@ -391,6 +395,19 @@ impl Delivery {
                 Evidence::default()
             }
         };
+        if unread {
+            self.ask(Request::Load(id, at));
+            self.state = State::Naming(place, old);
+        } else {
+            self.tell(place, false, old);
+        }
+    }
+
+    /// The message of a job that found no host was read. If that failed, its recipients go by number.
+    fn named(&mut self, place: Evidence, old: Option<Box<Link>>, loaded: Option<Arc<Loaded>>) {
+        if let Some(work) = &mut self.work {
+            work.job.loaded = loaded;
+        }
         self.tell(place, false, old);
     }
 

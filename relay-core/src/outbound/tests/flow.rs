@@ -349,6 +349,10 @@ fn hosts_without_addresses() {
         let run = world.run();
         assert!(run.is_unreachable() && run.connects.is_empty());
         assert_eq!(run.resolves.len(), 2);
+        assert!(
+            run.tried().loaded.is_some(),
+            "the report names the recipients"
+        );
         (run.fates(), reason(run.outcome()).status.clone())
     };
     assert_eq!(answer(DnsFailure::NoRecord), ("b".into(), "5.4.4".into()));
