@@ -422,7 +422,7 @@ fn nobody_is_admitted_while_shutting_down() {
 #[test]
 fn who_is_logged_in_with_a_credential_that_was_removed_sends_no_more() {
     let mut world = World::new(with_app(None));
-    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+    assert!(matches!(world.mail(APP), Answer::Mail { .. }));
     world.input(Input::Reload(Arc::new(config())));
     let Answer::Refused(refusal) = world.mail(APP) else {
         panic!("it was not refused");
@@ -430,5 +430,5 @@ fn who_is_logged_in_with_a_credential_that_was_removed_sends_no_more() {
     assert_eq!(refusal.why, smtp_proto::server::Rejection::POLICY);
     assert!(refusal.text.contains("app was removed"), "{refusal:?}");
     world.input(Input::Reload(Arc::new(with_app(None))));
-    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+    assert!(matches!(world.mail(APP), Answer::Mail { .. }));
 }
