@@ -1,3 +1,4 @@
-//! Placeholder.
+//! The simulated world, and the attack catalogue: libraries for the tests beside them.
 
 pub mod attacks;
+pub mod sim;

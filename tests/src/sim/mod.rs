@@ -1,0 +1,32 @@
+//! The simulated world: the whole relay under a seeded simulator with virtual time, hostile peers, and
+//! a disk that loses, tears and reorders what was not synced.
+//!
+//! It is the third runtime. Nothing of the relay is mocked: the same `Session`, `Engine`, `Delivery`,
+//! `Resolver` and `SegmentStore` run here as in the two binaries.
+//!
+//! ```
+//! use relay_tests::sim::{Profile, World};
+//!
+//! let outcome = World::with(7, Profile::calm()).run();
+//! assert_eq!(outcome.wrong, None);
+//! assert_eq!(outcome.figures.acknowledged, 11, "two clients with five messages, and the probe");
+//! ```
+
+mod agenda;
+mod book;
+mod client;
+mod disk;
+mod lookup;
+mod names;
+mod net;
+mod plant;
+mod profile;
+mod receiver;
+mod relay;
+mod story;
+mod world;
+
+pub use book::Figures;
+pub use plant::Plant;
+pub use profile::{DiskWeather, Manner, NetProfile, Profile};
+pub use world::{Outcome, World};

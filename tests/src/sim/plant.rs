@@ -1,0 +1,69 @@
+//! Faults that are put in on purpose, at the seams of the world: each must be found by a checker.
+//!
+//! A planted fault changes what passes between the parts, as a bug in the part behind the seam would.
+//! Nothing of it is in the relay's code.
+
+/// A fault of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plant {
+    /// The 250 leaves before the sync: syncs say yes and do nothing.
+    AckBeforeSync,
+    /// What is noted of settled recipients never reaches the store.
+    OutcomeNoteLost,
+    /// A delivery's report is lost, and its job goes back to the queue.
+    OutcomeLost,
+    /// A job is delivered twice.
+    DoubleSend,
+    /// The engine's timer is not set any more, now and then.
+    TimerDropped,
+    /// The recipients of a transaction that was reset stay in the envelope.
+    EnvelopeKept,
+    /// A message is dropped when its first recipient is settled.
+    DiscardEarly,
+    /// A connection that must have TLS goes on without.
+    TlsForgotten,
+    /// Nothing ever expires.
+    ExpiryForgotten,
+    /// A failure report is thrown away.
+    ReportLost,
+    /// A deferral is taken for a delivery.
+    FalseDelivery,
+    /// A message is stored, and the client hears that it is not.
+    RefusedButKept,
+    /// A reply is swallowed.
+    ReplyLost,
+    /// One octet of a body changes on its way out.
+    BodyDamaged,
+    /// The limit of connections to a receiver does not hold.
+    LaneLimitForgotten,
+    /// Retries come ten times too early.
+    RetryEarly,
+    /// A message is forgotten at recovery.
+    RecoverySkips,
+    /// A recipient of a message with several is forgotten.
+    RecipientDropped,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::AckBeforeSync,
+        Self::OutcomeNoteLost,
+        Self::OutcomeLost,
+        Self::DoubleSend,
+        Self::TimerDropped,
+        Self::EnvelopeKept,
+        Self::DiscardEarly,
+        Self::TlsForgotten,
+        Self::ExpiryForgotten,
+        Self::ReportLost,
+        Self::FalseDelivery,
+        Self::RefusedButKept,
+        Self::ReplyLost,
+        Self::BodyDamaged,
+        Self::LaneLimitForgotten,
+        Self::RetryEarly,
+        Self::RecoverySkips,
+        Self::RecipientDropped,
+    ];
+}

@@ -1,0 +1,270 @@
+//! What a world is made of, and what goes wrong in it: drawn from a seed, or written by hand.
+//!
+//! Swarm testing: each seed decides which kinds of trouble exist at all, and then how strong they are.
+//! A world in which everything goes wrong at once finds less than many in which a few things do.
+
+use std::time::Duration;
+
+use relay_core::rng::Rng;
+
+use super::agenda::Dice;
+use super::plant::Plant;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A world's description.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// How long clients send and things go wrong. After it all is well, and the queue must drain.
+    pub duration: Duration,
+    /// Clients, each with an address of its own.
+    pub clients: u64,
+    /// Messages of each client.
+    pub messages: u64,
+    /// Recipients of a message, at most.
+    pub recipients: u64,
+    /// Octets of a body, at most.
+    pub body: u64,
+    /// The manners of the receiving hosts; each takes mail for some domains.
+    pub hosts: Vec<Manner>,
+    /// Trouble of the network.
+    pub net: NetProfile,
+    /// Trouble of names, in a thousand windows of a minute.
+    pub dns_per_mille: u64,
+    /// Trouble of the disk: the weather of its bad times.
+    pub disk: DiskWeather,
+    /// How many such times there are.
+    pub disk_storms: u64,
+    /// How often the process dies.
+    pub kills: u64,
+    /// How often the power fails.
+    pub power_cuts: u64,
+    /// How often it is shut down in order.
+    pub restarts: u64,
+    /// Bits that turn at rest, at restarts.
+    pub flips: u64,
+    /// How often the wall clock jumps.
+    pub clock_jumps: u64,
+    /// How often an administrator holds, releases, retries, bounces or removes something.
+    pub admin: u64,
+    /// How often a host cannot be reached for a while.
+    pub partitions: u64,
+    /// Of a thousand transactions, how many the client spoils: drops, resets, leaves.
+    pub client_per_mille: u64,
+    /// Waits between attempts.
+    pub retry: Vec<Duration>,
+    /// How long a message is tried.
+    pub expire: Duration,
+    /// Connections of a lane.
+    pub lane_connections: usize,
+    /// Connections of all lanes.
+    pub connections: usize,
+    /// Messages of a connection.
+    pub connection_messages: u32,
+    /// Octets of a segment file.
+    pub segment_size: u32,
+    /// Receivers offer STARTTLS, and the relay insists on it.
+    pub tls_required: bool,
+    /// A fault of ours, put in on purpose.
+    pub plant: Option<Plant>,
+}
+
+/// How a receiving host behaves while things go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// It takes everything.
+    Healthy,
+    /// It answers with 4yz and 5yz now and then, at every stage.
+    Moody,
+    /// It defers whom it does not know yet, and may say for how long.
+    Greylisting,
+    /// It drops connections at every stage, also after it took a message.
+    Dropping,
+    /// It takes few connections and few messages a minute.
+    Limiting,
+    /// It takes its time, up to minutes.
+    Slow,
+    /// It reads slowly.
+    Sipping,
+    /// It is down, most of the time.
+    Down,
+}
+
+impl Manner {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Healthy,
+        Self::Moody,
+        Self::Greylisting,
+        Self::Dropping,
+        Self::Limiting,
+        Self::Slow,
+        Self::Sipping,
+        Self::Down,
+    ];
+}
+
+/// Trouble of the network.
+#[derive(Debug, Clone, Copy)]
+pub struct NetProfile {
+    /// The shortest way.
+    pub latency: Duration,
+    /// What may come on top, for each segment.
+    pub jitter: Duration,
+    /// Of a thousand connections, how many die early.
+    pub cut_per_mille: u64,
+    /// Octets of a segment, at most.
+    pub segment_max: usize,
+    /// Octets that may be on their way.
+    pub window: usize,
+}
+
+/// Trouble of the disk, in a thousand calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskWeather {
+    /// There is no room.
+    pub full: bool,
+    /// Reads fail.
+    pub read_per_mille: u64,
+    /// Writes fail.
+    pub write_per_mille: u64,
+    /// Syncs fail.
+    pub sync_per_mille: u64,
+    /// Opening, renaming, listing and so on fail.
+    pub meta_per_mille: u64,
+    /// Reads and writes are done by half, or interrupted.
+    pub short_per_mille: u64,
+    /// Every round of the store's writer takes so long.
+    pub slow: Duration,
+}
+
+impl DiskWeather {
+    fn draw(rng: &mut Rng) -> Self {
+        let mut weather = Self::default();
+        let strength = rng.pick(&[5, 50, 300, 1000]);
+        for _ in 0..rng.range(1, 2) {
+            match rng.below(7) {
+                0 => weather.full = true,
+                1 => weather.read_per_mille = strength,
+                2 => weather.write_per_mille = strength,
+                3 => weather.sync_per_mille = strength,
+                4 => weather.meta_per_mille = strength,
+                5 => weather.short_per_mille = strength.min(500),
+                _ => weather.slow = rng.time(MINUTE / 600, 10 * MINUTE / 60),
+            }
+        }
+        weather
+    }
+}
+
+impl Profile {
+    /// A small world in which nothing goes wrong: what a hand-written one starts from.
+    #[must_use]
+    pub fn calm() -> Self {
+        Self {
+            duration: HOUR / 6,
+            clients: 2,
+            messages: 5,
+            recipients: 3,
+            body: 4000,
+            hosts: vec![Manner::Healthy; 2],
+            net: NetProfile {
+                latency: Duration::from_millis(5),
+                jitter: Duration::from_millis(2),
+                cut_per_mille: 0,
+                segment_max: 1460,
+                window: 65_536,
+            },
+            dns_per_mille: 0,
+            disk: DiskWeather::default(),
+            disk_storms: 0,
+            kills: 0,
+            power_cuts: 0,
+            restarts: 0,
+            flips: 0,
+            clock_jumps: 0,
+            admin: 0,
+            partitions: 0,
+            client_per_mille: 0,
+            retry: [1, 5, 15, 60].map(|minutes| minutes * MINUTE).to_vec(),
+            expire: 72 * HOUR,
+            lane_connections: 4,
+            connections: 100,
+            connection_messages: 20,
+            segment_size: 256 << 10,
+            tls_required: false,
+            plant: None,
+        }
+    }
+
+    /// The world of a seed.
+    #[must_use]
+    pub fn draw(rng: &mut Rng) -> Self {
+        let calm = Self::calm();
+        let some = |rng: &mut Rng, per_mille, most| {
+            if rng.chance(per_mille) {
+                rng.range(1, most)
+            } else {
+                0
+            }
+        };
+        let net = NetProfile {
+            latency: rng.time(Duration::from_micros(50), Duration::from_millis(300)),
+            jitter: rng.time(Duration::from_micros(10), Duration::from_millis(200)),
+            cut_per_mille: some(rng, 400, 300),
+            segment_max: rng.pick(&[40, 536, 1460, 1460, 9000]),
+            window: rng.pick(&[512, 4096, 65_536, 65_536]),
+        };
+        let hosts = (0..rng.range(1, 6))
+            .map(|_| {
+                if rng.chance(300) {
+                    Manner::Healthy
+                } else {
+                    rng.pick(&Manner::ALL)
+                }
+            })
+            .collect();
+        let large = rng.chance(60);
+        Self {
+            duration: rng.pick(&[MINUTE * 5, MINUTE * 30, HOUR * 2, HOUR * 8]),
+            clients: rng.range(1, 5),
+            messages: rng.range(1, 16),
+            recipients: rng.pick(&[1, 3, 10]),
+            body: if large {
+                700_000
+            } else {
+                rng.pick(&[300, 3000, 12_000])
+            },
+            hosts,
+            net,
+            dns_per_mille: some(rng, 300, 400),
+            disk: DiskWeather::draw(rng),
+            disk_storms: some(rng, 350, 4),
+            kills: some(rng, 400, 4),
+            power_cuts: some(rng, 400, 4),
+            restarts: some(rng, 250, 2),
+            flips: some(rng, 100, 2),
+            clock_jumps: some(rng, 150, 2),
+            admin: some(rng, 300, 12),
+            partitions: some(rng, 250, 4),
+            client_per_mille: some(rng, 400, 300),
+            retry: match rng.below(3) {
+                0 => vec![MINUTE],
+                1 => calm.retry,
+                _ => [1, 5, 5, 15, 30].map(|minutes| minutes * MINUTE).to_vec(),
+            },
+            expire: rng.pick(&[2 * HOUR, 5 * HOUR, 72 * HOUR]),
+            lane_connections: rng.pick(&[1, 2, 4, 10]),
+            connections: rng.pick(&[2, 20, 1000]),
+            connection_messages: rng.pick(&[1, 3, 100]),
+            segment_size: if large {
+                1 << 20
+            } else {
+                rng.pick(&[64 << 10, 256 << 10])
+            },
+            tls_required: false,
+            plant: None,
+        }
+    }
+}
