@@ -6,7 +6,6 @@ use std::time::Duration;
 use relay_core::dns::{Event as Heard, Query, Step};
 use relay_core::engine::Input as ToEngine;
 use relay_core::id::{DeliveryId, ResolveId};
-use relay_core::machine::Input;
 use relay_core::outbound;
 
 use super::agenda::Dice;
@@ -145,7 +144,7 @@ impl World {
             }
             Asking::Host(id, lookup, _) => {
                 let answer = relay.resolver.finish(now, lookup);
-                self.drive_delivery(id, Some(Input::Answer(outbound::Answer::Resolved(answer))));
+                self.soon(Inner::Delivery(id, outbound::Answer::Resolved(answer)));
             }
         }
     }

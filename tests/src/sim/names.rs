@@ -75,7 +75,8 @@ impl Names {
             next = end;
         }
         let count = groups.len() as u64;
-        for client in 0..clients {
+        // One more: the client that comes when all is well.
+        for client in 0..=clients {
             let group = usize::try_from(client % count).unwrap_or(0);
             groups[group].domains.push(sender_domain(client));
         }

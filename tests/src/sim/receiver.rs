@@ -48,6 +48,8 @@ pub(crate) struct Talk {
     recipients: Vec<String>,
     body: Vec<u8>,
     messages: u32,
+    /// The sender of the last message.
+    last: String,
     /// It reads no more and says no more.
     mute: bool,
     /// It will read later.
@@ -226,6 +228,7 @@ impl World {
             recipients: Vec::new(),
             body: Vec::new(),
             messages: 0,
+            last: String::new(),
             mute: false,
             sipping: false,
         };
@@ -446,7 +449,11 @@ impl World {
     /// The host answers 250 to the final dot: the message is its own from now on.
     fn took(&mut self, talk: &mut Talk) {
         let now = self.agenda.now();
-        talk.messages += 1;
+        // A message may take several transactions, when a host limits their recipients.
+        if talk.last != talk.from || talk.from.is_empty() {
+            talk.messages += 1;
+            talk.last.clone_from(&talk.from);
+        }
         self.tell(format_args!(
             "mx{} takes {} octets from <{}> for {}",
             talk.host,

@@ -964,6 +964,20 @@ impl World {
         }
     }
 
+    /// What each connection of the relay waits for, for people.
+    pub(crate) fn waits(&self) -> String {
+        let Some(relay) = &self.relay else {
+            return String::new();
+        };
+        let sessions = relay
+            .sessions
+            .iter()
+            .map(|(id, task)| format!("{id:?} {}", task.describe()));
+        let deliveries = relay.deliveries.iter();
+        let deliveries = deliveries.map(|(id, task)| format!("{id:?} {}", task.describe()));
+        sessions.chain(deliveries).collect::<Vec<_>>().join("; ")
+    }
+
     /// SIGTERM: sessions and deliveries that are under way may end, for ten seconds.
     pub(crate) fn shut_down(&mut self) {
         let now = self.now();
@@ -1034,6 +1048,16 @@ impl<M: Machine> Task<M> {
             waits: Waits::Poll,
             timer: None,
         }
+    }
+
+    fn describe(&self) -> String {
+        let waits = match self.waits {
+            Waits::Poll => "to be polled",
+            Waits::Answer => "for an answer",
+            Waits::Flush(_) => "for the peer to read",
+            Waits::Read(_) => "for bytes",
+        };
+        format!("{:?} waits {waits}", self.conn)
     }
 
     /// What a timer means: a write that failed, or just another look at what came.

@@ -603,7 +603,8 @@ impl World {
         if now.instant.since(self.calm_at) > DRAIN + longest * 2 {
             let left = queue.first();
             self.book.blame(format!(
-                "the queue does not drain: {status:?}, first: {left:?}"
+                "the queue does not drain: {}; {status:?}, first: {left:?}",
+                self.waits()
             ));
         }
         false
