@@ -191,6 +191,11 @@ impl SimDisk {
         self.state().stops_in = Some(calls);
     }
 
+    /// The machine goes on.
+    pub(crate) fn go_on(&self) {
+        self.state().stops_in = None;
+    }
+
     pub(crate) fn stop(&self) {
         self.state().stopped = true;
     }

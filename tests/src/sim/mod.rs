@@ -24,9 +24,11 @@ mod profile;
 mod receiver;
 mod relay;
 mod story;
+mod swarm;
 mod world;
 
 pub use book::Figures;
 pub use plant::Plant;
 pub use profile::{DiskWeather, Manner, NetProfile, Profile};
+pub use swarm::{run_seed, run_seeds};
 pub use world::{Outcome, World};

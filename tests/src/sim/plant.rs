@@ -45,6 +45,13 @@ pub enum Plant {
 }
 
 impl Plant {
+    /// The one of this name, as `Debug` writes it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let same = |plant: &Self| format!("{plant:?}").eq_ignore_ascii_case(name);
+        Self::ALL.into_iter().find(same)
+    }
+
     /// All of them.
     pub const ALL: [Self; 18] = [
         Self::AckBeforeSync,

@@ -226,6 +226,16 @@ impl Profile {
             })
             .collect();
         let large = rng.chance(60);
+        let net = if large {
+            // Half a megabyte in segments of forty octets takes long to simulate and shows nothing.
+            NetProfile {
+                segment_max: 9000,
+                window: 65_536,
+                ..net
+            }
+        } else {
+            net
+        };
         Self {
             duration: rng.pick(&[MINUTE * 5, MINUTE * 30, HOUR * 2, HOUR * 8]),
             clients: rng.range(1, 5),
@@ -263,7 +273,7 @@ impl Profile {
             } else {
                 rng.pick(&[64 << 10, 256 << 10])
             },
-            tls_required: false,
+            tls_required: rng.chance(100),
             plant: None,
         }
     }

@@ -551,6 +551,7 @@ impl World {
         self.calm = true;
         self.weather = DiskWeather::default();
         self.disk.set_weather(self.weather);
+        self.disk.go_on();
         self.net.calm();
         self.calm_hosts();
         self.name_weather();
