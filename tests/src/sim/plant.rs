@@ -45,6 +45,29 @@ pub enum Plant {
 }
 
 impl Plant {
+    /// In so many worlds it must be found.
+    #[must_use]
+    pub fn seeds_max(self) -> u64 {
+        match self {
+            Self::ExpiryForgotten | Self::TlsForgotten | Self::RecoverySkips => 60,
+            Self::AckBeforeSync
+            | Self::OutcomeNoteLost
+            | Self::OutcomeLost
+            | Self::DoubleSend
+            | Self::TimerDropped
+            | Self::EnvelopeKept
+            | Self::DiscardEarly
+            | Self::ReportLost
+            | Self::FalseDelivery
+            | Self::RefusedButKept
+            | Self::ReplyLost
+            | Self::BodyDamaged
+            | Self::LaneLimitForgotten
+            | Self::RetryEarly
+            | Self::RecipientDropped => 20,
+        }
+    }
+
     /// The one of this name, as `Debug` writes it.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {

@@ -359,9 +359,6 @@ impl World {
             lane.tls = TlsLevel::None;
             start.lane = Arc::new(lane);
         }
-        if start.job.recipients.len() > 1 && self.planted(Plant::RecipientDropped) {
-            start.job.recipients.pop();
-        }
         if self.planted(Plant::DoubleSend) && self.rng.chance(200) {
             let copy = Start {
                 lane: Arc::clone(&start.lane),
@@ -690,7 +687,14 @@ impl World {
     }
 
     /// [`Plant::EnvelopeKept`]: every envelope also has the recipients of the one before.
+    /// [`Plant::RecipientDropped`]: it lacks its last one.
     fn keep_envelope(&mut self, id: SessionId, ask: &mut Ask) {
+        if let Ask::Submit(submission) = ask
+            && submission.envelope.recipients.len() > 1
+            && self.planted(Plant::RecipientDropped)
+        {
+            submission.envelope.recipients.pop();
+        }
         if !self.planted(Plant::EnvelopeKept) {
             return;
         }

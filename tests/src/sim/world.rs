@@ -247,7 +247,7 @@ impl World {
         times(admin, |_| Event::Admin);
         for _ in 0..disk_storms {
             let at = start + Duration::from_micros(self.rng.below(duration.as_micros() as u64));
-            let end = at + self.rng.time(Duration::from_millis(100), 20 * MINUTE);
+            let end = at + self.rng.time(Duration::from_secs(10), 40 * MINUTE);
             self.agenda.at(at, Event::DiskWeather(self.profile.disk));
             self.agenda.at(
                 end.min(self.calm_at),

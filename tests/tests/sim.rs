@@ -1,0 +1,69 @@
+//! The simulated world: a thousand small worlds, replays, and the faults that prove the checkers.
+
+use relay_tests::sim::{Manner, Plant, Profile, World, run_seed, run_seeds};
+
+/// How many worlds this test runs, without optimisation. `sim --seeds N` runs more, and CI a thousand.
+const WORLDS: u64 = 100;
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[test]
+fn no_promise_is_broken_in_many_worlds() {
+    let mut wrong = Vec::new();
+    run_seeds(1, WORLDS, threads(), None, |outcome| {
+        if let Some(why) = outcome.wrong {
+            wrong.push(format!(
+                "seed {}: {why}\n{}",
+                outcome.seed,
+                outcome.story.join("\n")
+            ));
+        }
+        wrong.is_empty()
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_seed_replays_octet_for_octet() {
+    for seed in [3, 71, 1234] {
+        let (first, second) = (run_seed(seed, None), run_seed(seed, None));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first, second, "seed {seed}");
+        assert_ne!(first.hash, run_seed(seed + 1, None).hash);
+    }
+}
+
+#[test]
+fn every_planted_fault_is_found_in_few_worlds() {
+    for plant in Plant::ALL {
+        let mut found = None;
+        let mut tried = 0;
+        run_seeds(1, plant.seeds_max(), 1, Some(plant), |outcome| {
+            tried += 1;
+            found = outcome.wrong;
+            found.is_none()
+        });
+        assert!(found.is_some(), "{plant:?} was not found in {tried} worlds");
+        println!("{plant:?}: world {tried}: {}", found.unwrap());
+    }
+}
+
+/// The worked example of `tests/README.md`: a world in 30 lines.
+#[test]
+fn a_dead_host_costs_its_own_mail_only() {
+    let profile = Profile {
+        hosts: vec![Manner::Healthy, Manner::Down],
+        clients: 3,
+        messages: 10,
+        kills: 1,
+        ..Profile::calm()
+    };
+    for seed in 0..10 {
+        let outcome = World::with(seed, profile.clone()).run();
+        assert_eq!(outcome.wrong, None, "seed {seed}: {:#?}", outcome.story);
+        assert!(outcome.figures.acknowledged > 0);
+        assert_eq!(outcome.figures.disk_faults, 0);
+    }
+}
