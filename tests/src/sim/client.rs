@@ -283,11 +283,13 @@ impl World {
             }
             Awaiting::Data => return self.client_data(index, talk, ok, wire),
             Awaiting::BodyEnd { .. } => self.client_concluded(index, talk, reply),
-            Awaiting::StartTls
-            | Awaiting::Auth
-            | Awaiting::Chunk
-            | Awaiting::Reset
-            | Awaiting::Noop => {}
+            Awaiting::Reset => {
+                if let Some(mail) = talk.mail.take() {
+                    self.book.abandoned(mail.token);
+                }
+                self.client_begins(index, talk);
+            }
+            Awaiting::StartTls | Awaiting::Auth | Awaiting::Chunk | Awaiting::Noop => {}
         }
         true
     }
@@ -465,12 +467,6 @@ impl World {
                 Err(SendError::NotYet | SendError::BurstFull) => return true,
                 Err(_) => return false,
             };
-            if step == Step::Reset
-                && let Some(mail) = talk.mail.take()
-            {
-                self.book.abandoned(mail.token);
-                self.client_begins(index, talk);
-            }
         }
         self.client_gives_up(index, talk, wire)
     }
@@ -478,6 +474,7 @@ impl World {
     /// A transaction that led to nothing, once all its replies are here.
     fn client_gives_up(&mut self, index: usize, talk: &mut Talk, wire: &mut Vec<u8>) -> bool {
         let idle = talk.smtp.awaiting().next().is_none();
+        // A reset concludes it with its own reply.
         let failed = talk
             .mail
             .as_ref()

@@ -221,6 +221,8 @@ impl SimDisk {
         state.locked = false;
         state.stopped = false;
         state.stops_in = None;
+        // A new process cannot know which syncs failed in the old one.
+        state.nodes.iter_mut().for_each(|node| node.failed = false);
         if !power_cut {
             return;
         }
@@ -233,7 +235,6 @@ impl SimDisk {
                 survive(&mut node.durable, at, &bytes, &mut state.rng);
             }
             node.data.clone_from(&node.durable);
-            node.failed = false;
         }
     }
 
