@@ -66,6 +66,8 @@ struct Recipient {
 #[derive(Debug)]
 struct Reception {
     at: Instant,
+    /// Of the relay, when the connection was opened.
+    life: u32,
     /// The relay said that it knows.
     confirmed: Option<Instant>,
     /// The relay said that it does not know.
@@ -111,6 +113,8 @@ pub(crate) struct Book {
     entries: BTreeMap<u64, Entry>,
     ids: BTreeMap<String, Subject>,
     lost_reports: BTreeSet<u64>,
+    /// The last message that a receiver asked to wait with, and until when.
+    asked: Option<(u64, u64)>,
     wrong: Option<String>,
     life: u32,
     crashes: Vec<Instant>,
@@ -130,6 +134,7 @@ impl Book {
             entries: BTreeMap::new(),
             ids: BTreeMap::new(),
             lost_reports: BTreeSet::new(),
+            asked: None,
             wrong: None,
             life: 0,
             crashes: Vec::new(),
@@ -276,8 +281,11 @@ impl Book {
         }
     }
 
-    /// A receiver sees RCPT.
-    pub(crate) fn attempted(&mut self, from: &str, to: &str, now: Instant) {
+    /// A receiver sees RCPT, on a connection of this life of the relay.
+    pub(crate) fn attempted(&mut self, life: u32, from: &str, to: &str, now: Instant) {
+        if life < self.life {
+            return;
+        }
         let Some(token) = token_of(from) else {
             return;
         };
@@ -309,8 +317,15 @@ impl Book {
         }
     }
 
-    /// A receiver took a message.
-    pub(crate) fn received(&mut self, from: &str, to: &[String], body: &[u8], now: Instant) {
+    /// A receiver took a message, on a connection of this life of the relay.
+    pub(crate) fn received(
+        &mut self,
+        life: u32,
+        from: &str,
+        to: &[String],
+        body: &[u8],
+        now: Instant,
+    ) {
         self.figures.received += 1;
         if from.is_empty() {
             return self.report_received(to, body);
@@ -334,13 +349,13 @@ impl Book {
             return self.blame(format!("t{token} reaches a receiver with another content"));
         }
         for to in to {
-            self.recipient_received(token, to, now);
+            self.recipient_received(life, token, to, now);
         }
     }
 
-    fn recipient_received(&mut self, token: u64, to: &str, now: Instant) {
-        let crashes = &self.crashes;
-        let (faults, flips, note_max) = (self.faults, self.flips, self.note_max);
+    fn recipient_received(&mut self, life: u32, token: u64, to: &str, now: Instant) {
+        let excused = self.is_again_excused(life, token, to);
+        let late = life < self.life;
         let Some(recipient) = self
             .entries
             .get_mut(&token)
@@ -350,37 +365,51 @@ impl Book {
                 "t{token} is delivered to {to}, who is no recipient of it"
             ));
         };
+        recipient.receptions += 1;
+        let new = Reception {
+            at: now,
+            life,
+            confirmed: None,
+            in_doubt: late,
+        };
+        let before = match &mut recipient.last {
+            // The octets of a dead relay arrive behind those of the living one.
+            Some(last) if late => Some(last.at),
+            last => last.replace(new).map(|before| before.at),
+        };
+        if let Some(before) = before {
+            self.figures.duplicates += 1;
+            if !excused {
+                let before = now.since(before);
+                self.blame(format!(
+                    "{to} receives t{token} again, {before:?} after the first time"
+                ));
+            }
+        }
+    }
+
+    /// Whether a recipient may receive a message again.
+    fn is_again_excused(&self, life: u32, token: u64, to: &str) -> bool {
+        let last = self
+            .entries
+            .get(&token)
+            .and_then(|entry| entry.recipients.get(to)?.last.as_ref());
         let crashed_after = |at: Instant, within: Option<Duration>| {
-            crashes
+            self.crashes
                 .iter()
                 .any(|&crash| crash >= at && within.is_none_or(|within| crash.since(at) <= within))
         };
-        let excused = match &recipient.last {
+        match last {
             None => true,
+            // It was in flight when the relay died.
+            Some(_) if life < self.life => true,
             Some(last) => match last.confirmed {
-                None => last.in_doubt || crashed_after(last.at, None),
+                None => last.in_doubt || last.life < life,
                 Some(at) => {
-                    crashed_after(at, Some(note_max))
-                        || ((faults > 0 || flips > 0) && crashed_after(at, None))
+                    let damaged = self.faults > 0 || self.flips > 0;
+                    crashed_after(at, Some(self.note_max)) || (damaged && crashed_after(at, None))
                 }
             },
-        };
-        if recipient.last.is_some() {
-            self.figures.duplicates += 1;
-        }
-        recipient.receptions += 1;
-        let before = recipient.last.replace(Reception {
-            at: now,
-            confirmed: None,
-            in_doubt: false,
-        });
-        if !excused {
-            let before = before
-                .map(|before| now.since(before.at))
-                .unwrap_or_default();
-            self.blame(format!(
-                "{to} receives t{token} again, {before:?} after the first time"
-            ));
         }
     }
 

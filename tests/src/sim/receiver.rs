@@ -40,6 +40,8 @@ pub(crate) struct Host {
 #[derive(Debug)]
 pub(crate) struct Talk {
     pub(crate) host: usize,
+    /// Of the relay.
+    life: u32,
     conn: ConnId,
     smtp: Connection,
     channel: Channel,
@@ -220,6 +222,7 @@ impl World {
         let smtp = Connection::new(&who.config, &mut wire);
         let mut talk = Talk {
             host,
+            life: self.life,
             conn,
             smtp,
             channel: Channel::plain(),
@@ -386,7 +389,7 @@ impl World {
             Smtp::Rcpt(rcpt) => {
                 who = rcpt.to.to_string();
                 who = who.trim_matches(['<', '>']).to_owned();
-                self.book.attempted(&talk.from, &who, now);
+                self.book.attempted(talk.life, &talk.from, &who, now);
                 Stage::Rcpt
             }
             Smtp::Data { .. } => Stage::Data,
@@ -468,7 +471,7 @@ impl World {
             ));
         }
         self.book
-            .received(&talk.from, &talk.recipients, &talk.body, now);
+            .received(talk.life, &talk.from, &talk.recipients, &talk.body, now);
     }
 
     /// Everybody behaves from now on.
