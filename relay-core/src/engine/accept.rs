@@ -22,10 +22,13 @@ use crate::outbound::Loaded;
 use crate::queue::message::{Body, Message};
 use crate::queue::record::State;
 use crate::queue::store::{Place, StoreFailed, StoreMessage, StoreStatus};
+use crate::queue::tick::Tick;
 use crate::time::Instant;
 
 /// After a failed write, MAIL is refused for so long; then one may try again.
 const TROUBLE: Duration = Duration::from_secs(5);
+/// While the store says that it refuses messages, it is asked again so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What is being written, and what the store said last.
 #[derive(Debug, Default)]
@@ -41,6 +44,8 @@ pub(super) struct Accept {
     pub(super) lent: usize,
     trouble: Option<(StoreFailed, Instant)>,
     pub(super) status: StoreStatus,
+    /// When to hear of the store again, because it refuses messages now.
+    pub(super) look_again: Option<Tick>,
 }
 
 #[derive(Debug)]
@@ -88,6 +93,15 @@ impl Engine {
         let by_clock = self.clock.now().unix.as_millis() << 20;
         self.accept.last_id = by_clock.max(self.accept.last_id + 1);
         MessageId::from_u64(self.accept.last_id)
+    }
+
+    /// Takes what the store says of itself. The runtime says it at every `Timeout`: while it is a no,
+    /// one is due soon, even if there is nothing else to wait for. Otherwise nothing would ever tell
+    /// that the store works again.
+    pub(super) fn store_says(&mut self, status: StoreStatus) {
+        let refuses = status.refusing.is_some();
+        self.accept.look_again = refuses.then(|| self.clock.tick().after(LOOK_AGAIN));
+        self.accept.status = status;
     }
 
     /// Why no message of this size can be taken now, if so.

@@ -38,7 +38,8 @@ pub enum Input {
         /// The report as a message to queue, or why there is none.
         report: Result<Box<Submission>, NotWritten>,
     },
-    /// What the store says of itself; given now and then, for `status` and for admission.
+    /// What the store says of itself, for `status` and for admission. Given at the start and before
+    /// every `Timeout`.
     StoreStatus(Box<StoreStatus>),
     /// The store copied a live message.
     Moved(MessageId, Place, Place),

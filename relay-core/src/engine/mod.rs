@@ -155,7 +155,7 @@ impl Engine {
             Input::Stored(write, result) => self.stored(write, result),
             Input::Recovered(recovered) => return self.recovered(*recovered),
             Input::ReportWritten { about, report } => self.report_written(about, report),
-            Input::StoreStatus(status) => self.accept.status = *status,
+            Input::StoreStatus(status) => self.store_says(*status),
             Input::Moved(id, from, to) => self.moved(id, from, to),
             Input::Admin(id, request) => self.administer(id, request),
             Input::Reload(config) => self.reload(config),

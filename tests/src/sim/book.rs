@@ -570,8 +570,13 @@ impl Book {
             return self.blame(format!("no times: {time} {next}"));
         };
         let wait = Duration::from_millis(next.saturating_sub(time));
-        let asked =
-            attempt.reason.text.contains("30 seconds") || attempt.reason.text.contains("5 minutes");
+        // What one group was asked to wait, its whole job waits.
+        let asked = attempt.reason.text.contains("30 seconds")
+            || attempt.reason.text.contains("5 minutes")
+            || self.asked == Some((token, next));
+        if asked {
+            self.asked = Some((token, next));
+        }
         let crowded = attempt.reason.code == Some(452) && attempt.reason.status == "4.5.3";
         let index = (attempt.attempt.max(1) as usize - 1).min(self.retry.len() - 1);
         let step = self.retry[index];

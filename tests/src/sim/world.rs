@@ -601,7 +601,12 @@ impl World {
             return true;
         }
         let longest = self.profile.retry.iter().max().copied().unwrap_or(HOUR);
-        if now.instant.since(self.calm_at) > DRAIN + longest * 2 {
+        // A message that is damaged at rest is tried until its time is over.
+        let damaged = match self.profile.flips {
+            0 => Duration::ZERO,
+            _ => self.profile.expire + HOUR,
+        };
+        if now.instant.since(self.calm_at) > DRAIN + longest * 2 + damaged {
             let left = queue.first();
             self.book.blame(format!(
                 "the queue does not drain: {}; {status:?}, first: {left:?}",

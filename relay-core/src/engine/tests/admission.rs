@@ -404,6 +404,23 @@ fn a_store_that_refuses_is_heard_at_mail() {
     assert_eq!(world.status().store.free_bytes, 1 << 30);
 }
 
+/// Found by the simulator: a relay with an empty queue whose disk was full once refused for ever.
+#[test]
+fn a_store_that_refuses_is_asked_again_even_by_an_empty_queue() {
+    let mut world = World::new(with_app(None));
+    assert_eq!(world.wait, None);
+    let full = StoreStatus {
+        refusing: Some("less than 100 MiB free".into()),
+        ..status(0)
+    };
+    world.input(Input::StoreStatus(Box::new(full)));
+    let wait = world.wait.expect("a timeout, which brings a new status");
+    assert!(wait.since(world.now.instant) <= Duration::from_secs(6));
+    world.input(Input::StoreStatus(Box::new(status(1 << 30))));
+    assert_eq!(world.wait, None);
+    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+}
+
 fn status(free_bytes: u64) -> StoreStatus {
     StoreStatus {
         free_bytes,

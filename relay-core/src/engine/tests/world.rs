@@ -49,7 +49,7 @@ pub(super) struct World {
     pub(super) engine: Engine,
     pub(super) config: Arc<Config>,
     pub(super) now: Now,
-    wait: Option<Instant>,
+    pub(super) wait: Option<Instant>,
     pub(super) disk: BTreeMap<MessageId, Kept>,
     /// Writes without a receipt.
     pub(super) writes: VecDeque<(WriteId, StoreMessage)>,
