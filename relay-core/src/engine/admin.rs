@@ -84,6 +84,10 @@ impl Engine {
         // For each lane: when its first waiting job is due, and which that is.
         let mut first: BTreeMap<String, (Tick, u32)> = BTreeMap::new();
         for (handle, job) in self.table.jobs.iter() {
+            // The message of a job that is gone may be gone too.
+            if job.state == JobState::Gone {
+                continue;
+            }
             let held = self.table.messages[job.message].held;
             let (ready, waiting) = match job.state {
                 JobState::Ready | JobState::Picked | JobState::Resolving if held => (0, 1),

@@ -287,3 +287,15 @@ fn the_status_says_what_a_lane_waits_for() {
     let entry = world.list(domain("three.example")).remove(0);
     assert_eq!(lane("three.example").next, entry.jobs[0].next);
 }
+
+/// Found by the simulator: the job of a removed message stays in its list until its turn comes.
+#[test]
+fn status_is_answered_while_jobs_of_removed_messages_wait_for_names() {
+    let mut world = World::new(config());
+    world.auto_resolve = false;
+    let message = world.submit(&["a@slow.example"]);
+    assert_eq!(act(&mut world, Action::Remove, id(message)), 1);
+    let status = world.status();
+    assert_eq!((status.messages, status.queued), (0, 0));
+    assert!(status.lanes.is_empty(), "{status:?}");
+}
