@@ -418,7 +418,7 @@ fn a_store_that_refuses_is_asked_again_even_by_an_empty_queue() {
     assert!(wait.since(world.now.instant) <= Duration::from_secs(6));
     world.input(Input::StoreStatus(Box::new(status(1 << 30))));
     assert_eq!(world.wait, None);
-    assert!(matches!(world.mail(APP), Answer::Mail(_)));
+    assert!(matches!(world.mail(APP), Answer::Mail { .. }));
 }
 
 fn status(free_bytes: u64) -> StoreStatus {
