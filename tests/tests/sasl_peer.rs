@@ -127,7 +127,7 @@ fn step<V: Validation>(
 fn to_ours(mechanism: Mechanism, name: &str, password: &str, binding: [u8; 32]) -> bool {
     let client = SASLClient::with_cb(config(mechanism, name, password), Channel(binding));
     let client = client.start_suggested(&[theirs(mechanism)]);
-    let mut client = client.expect(mechanism.name());
+    let mut client = client.unwrap();
     let first = match mechanism {
         Mechanism::Login => None,
         Mechanism::Plain | Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => {
