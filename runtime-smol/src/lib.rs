@@ -17,7 +17,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let executor = Arc::new(smol::Executor::new());
 //! smol::block_on(executor.run(async {
-//!     let config = Config::new("relay.example.com".parse()?, "/var/lib/my-program/mail");
+//!     let mut config = Config::new("relay.example.com".parse()?, "/var/lib/my-program/mail");
+//!     config.dns.servers.clear(); // those of the system
 //!     let relay = Relay::start(&executor, load::from_config(config)?)?;
 //!     let events = relay.subscribe(1000);
 //!

@@ -28,7 +28,7 @@ use smol::future;
 use smol::{Executor, Task, unblock};
 
 use crate::drive::{Stop, StopSignal};
-use crate::serve::{Acceptor, Admins, session_request};
+use crate::serve::{Acceptor, Admins, Spawner, session_request};
 use crate::tasks::{Alarm, Tasks, ring};
 
 /// How long what was aborted has to be gone.
@@ -98,7 +98,7 @@ impl Relay {
             let acceptor = Acceptor {
                 listener: Async::new(listener)?,
                 index,
-                executor: Arc::clone(executor),
+                executor: Spawner::new(executor),
                 hub: Arc::clone(&relay.hub),
                 stop: Arc::clone(&relay.stop),
             };
@@ -113,7 +113,7 @@ impl Relay {
     fn start_admin(&mut self) -> io::Result<()> {
         let (unix, tcp) = self.hub.bind_admin()?;
         let admins = Admins {
-            executor: Arc::clone(&self.executor),
+            executor: Spawner::new(&self.executor),
             hub: Arc::clone(&self.hub),
             stop: Arc::clone(&self.stop),
             connections: Arc::new(()),

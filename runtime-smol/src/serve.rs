@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_io::{Async, Timer};
 use relay_core::admin::{Origin, http};
@@ -24,11 +24,29 @@ use crate::resolve::resolve;
 /// Administrators that are served at once.
 const ADMIN_CONNECTIONS_MAX: usize = 16;
 
+/// Starts tasks on an executor. Its tasks hold it, so it does not hold the executor: one that is dropped
+/// with tasks on it takes them along.
+#[derive(Debug, Clone)]
+pub(crate) struct Spawner(Weak<Executor<'static>>);
+
+impl Spawner {
+    pub(crate) fn new(executor: &Arc<Executor<'static>>) -> Self {
+        Self(Arc::downgrade(executor))
+    }
+
+    /// Starts a task that nobody waits for.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(executor) = self.0.upgrade() {
+            executor.spawn(task).detach();
+        }
+    }
+}
+
 /// Accepts on one listener.
 pub(crate) struct Acceptor {
     pub(crate) listener: Async<TcpListener>,
     pub(crate) index: usize,
-    pub(crate) executor: Arc<Executor<'static>>,
+    pub(crate) executor: Spawner,
     pub(crate) hub: Arc<Hub>,
     pub(crate) stop: Arc<StopSignal>,
 }
@@ -57,7 +75,7 @@ impl Acceptor {
             return;
         };
         let stop = Arc::clone(&self.stop);
-        let task = self.executor.spawn(async move {
+        self.executor.spawn(async move {
             let clock = seat.hub().clock();
             let interrupt = Some(Session::interrupt as fn(&mut _, _));
             let mut requests = SessionRequests(seat);
@@ -71,7 +89,6 @@ impl Acceptor {
             )
             .await;
         });
-        task.detach();
     }
 }
 
@@ -104,7 +121,7 @@ async fn accepted<T>(
 /// Serves administrators. They are few and short.
 #[derive(Clone)]
 pub(crate) struct Admins {
-    pub(crate) executor: Arc<Executor<'static>>,
+    pub(crate) executor: Spawner,
     pub(crate) hub: Arc<Hub>,
     pub(crate) stop: Arc<StopSignal>,
     /// Each connection holds one; so do the two acceptors.
@@ -139,7 +156,7 @@ impl Admins {
         for<'a> &'a S: Read + Write,
     {
         let admins = self.clone();
-        let task = self.executor.spawn(async move {
+        self.executor.spawn(async move {
             let clock = admins.hub.clock();
             let mut machine = http::Connection::new(origin, clock.now());
             let interrupt = Some(http::Connection::interrupt as fn(&mut _, _));
@@ -155,7 +172,6 @@ impl Admins {
             )
             .await;
         });
-        task.detach();
     }
 }
 

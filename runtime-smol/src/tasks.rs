@@ -14,11 +14,11 @@ use smol::{Executor, unblock};
 
 use crate::drive::StopSignal;
 use crate::resolve::resolve;
-use crate::serve::run_delivery;
+use crate::serve::{Spawner, run_delivery};
 
 /// [`Spawn`] as tasks.
 pub(crate) struct Tasks {
-    executor: Arc<Executor<'static>>,
+    executor: Spawner,
     stop: Arc<StopSignal>,
     alarm: Arc<Alarm>,
 }
@@ -30,7 +30,7 @@ impl Tasks {
         alarm: &Arc<Alarm>,
     ) -> Self {
         Self {
-            executor: Arc::clone(executor),
+            executor: Spawner::new(executor),
             stop: Arc::clone(stop),
             alarm: Arc::clone(alarm),
         }
@@ -40,24 +40,22 @@ impl Tasks {
 impl Spawn for Tasks {
     fn delivery(&self, hub: &Arc<Hub>, id: DeliveryId, start: Box<Start>) {
         let (hub, stop) = (Arc::clone(hub), Arc::clone(&self.stop));
-        let task = self.executor.spawn(async move {
+        self.executor.spawn(async move {
             let (delivery, seat) = hub.open_delivery(id, *start);
             run_delivery(delivery, seat, stop).await;
         });
-        task.detach();
     }
 
     fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String) {
         let (hub, stop) = (Arc::clone(hub), Arc::clone(&self.stop));
-        let task = self.executor.spawn(async move {
+        self.executor.spawn(async move {
             let answer = resolve(&hub, &stop, Query::mx(&domain)).await;
             hub.input(Input::Resolved(id, answer));
         });
-        task.detach();
     }
 
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-        self.executor.spawn(unblock(work)).detach();
+        self.executor.spawn(unblock(work));
         Ok(())
     }
 

@@ -11,13 +11,14 @@ use runtime_std::load::Loaded;
 use runtime_std::runtime::{Running, Runtime};
 use smol::Executor;
 
+use crate::drive::{Stop, StopSignal};
 use crate::relay::Relay;
 
-/// Threads that run an executor until they are stopped.
+/// Threads that run an executor until this is dropped. Tasks that have not ended by then never will.
 #[derive(Debug)]
 pub struct Threads {
     executor: Arc<Executor<'static>>,
-    stop: async_channel::Sender<std::convert::Infallible>,
+    stop: Arc<StopSignal>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -27,23 +28,20 @@ impl Threads {
     /// # Errors
     /// If a thread cannot be started.
     pub fn start() -> io::Result<Self> {
-        let executor = Arc::new(Executor::new());
-        let (stop, stopped) = async_channel::bounded(1);
+        let mut threads = Self {
+            executor: Arc::new(Executor::new()),
+            stop: Arc::new(StopSignal::default()),
+            threads: Vec::new(),
+        };
         let count = available_parallelism().map_or(2, |cores| cores.get().max(2));
-        let mut threads = Vec::with_capacity(count);
         for index in 0..count {
-            let executor = Arc::clone(&executor);
-            let stopped = stopped.clone();
-            let run = move || {
-                let _ = smol::block_on(executor.run(stopped.recv()));
-            };
-            threads.push(Builder::new().name(format!("smol-{index}")).spawn(run)?);
+            let executor = Arc::clone(&threads.executor);
+            let stop = Arc::clone(&threads.stop);
+            let thread = Builder::new().name(format!("smol-{index}"));
+            let run = move || smol::block_on(executor.run(stop.given(Stop::Abort)));
+            threads.threads.push(thread.spawn(run)?);
         }
-        Ok(Self {
-            executor,
-            stop,
-            threads,
-        })
+        Ok(threads)
     }
 
     /// The executor that the threads run.
@@ -52,10 +50,17 @@ impl Threads {
         &self.executor
     }
 
-    /// Stops the threads. Tasks that have not ended never will.
+    /// Ends the threads, as dropping them does.
     pub fn stop(self) {
-        self.stop.close();
-        for thread in self.threads {
+        drop(self);
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.give(Stop::Abort);
+        for thread in self.threads.drain(..) {
+            // A panic was reported where it happened.
             let _ = thread.join();
         }
     }
@@ -73,14 +78,15 @@ impl Runtime for Smol {
     fn start(&self, loaded: Loaded, options: Options) -> Result<Box<dyn Running>, StartError> {
         let threads = Threads::start()?;
         let relay = Relay::start_with(threads.executor(), loaded, options)?;
-        Ok(Box::new(OnThreads { threads, relay }))
+        Ok(Box::new(OnThreads { relay, threads }))
     }
 }
 
 /// A relay with the threads that run it.
 struct OnThreads {
-    threads: Threads,
     relay: Relay,
+    /// After the relay, which its tasks let go of while they run.
+    threads: Threads,
 }
 
 impl Running for OnThreads {

@@ -16,6 +16,7 @@
 
 mod options;
 mod seat;
+mod sink;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,6 +30,7 @@ use std::thread::available_parallelism;
 
 pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError};
 pub use seat::{DeliverySeat, SessionSeat};
+use sink::Sink;
 
 use relay_core::admin::{AdminRequest, AdminResponse, http};
 use relay_core::bounce;
@@ -37,13 +39,12 @@ use relay_core::engine::{
     Answer, Capacity, Engine, Input, Next, NotWritten, Output, ReportDue, Resources, Start,
     Submission,
 };
-use relay_core::id::{AdminId, DeliveryId, MessageId, SessionId, WriteId};
+use relay_core::id::{AdminId, DeliveryId, SessionId};
 use relay_core::inbound::direct::{Draft, Handover};
 use relay_core::inbound::{self, Session};
 use relay_core::outbound::{self, Delivery, Loaded as LoadedMessage};
 use relay_core::queue::message::Body;
-use relay_core::queue::record::Progress;
-use relay_core::queue::store::{LoadFailed, Place, Store, StoreFailed, StoreSink};
+use relay_core::queue::store::{LoadFailed, Store};
 use relay_core::rng::Rng;
 
 use crate::clock::Clock;
@@ -66,6 +67,7 @@ pub struct Hub {
     subscribers: Arc<Subscribers>,
     journal: Arc<Journal>,
     loaded: Mutex<Arc<Loaded>>,
+    applying: Mutex<()>,
     resolver: Mutex<Resolver>,
     rng: Mutex<Rng>,
     credential_check: Option<Arc<dyn CredentialCheck>>,
@@ -147,6 +149,7 @@ impl Hub {
             subscribers,
             journal,
             loaded: Mutex::new(Arc::new(loaded)),
+            applying: Mutex::default(),
             resolver: Mutex::new(resolver),
             rng: Mutex::new(rng),
             credential_check: options.credential_check,
@@ -238,6 +241,8 @@ impl Hub {
     /// Puts a loaded configuration in force, for new sessions and deliveries. Open sockets and the data
     /// directory stay as they are. Says what changed.
     pub fn apply(&self, loaded: Loaded) -> Vec<String> {
+        // Two at once would leave the engine with one configuration and new sessions with the other.
+        let _one_at_a_time = lock(&self.applying);
         let mut loaded = with_check(loaded, self.credential_check.is_some());
         let running = self.loaded();
         let mut lines = running.config.diff(&loaded.config);
@@ -548,49 +553,6 @@ fn with_check(mut loaded: Loaded, external: bool) -> Loaded {
         Arc::make_mut(&mut loaded.config).external_credentials = external;
     }
     loaded
-}
-
-/// The hub as its store sees it. Weak, since the hub owns the store.
-struct Sink(Weak<Hub>);
-
-impl StoreSink for Sink {
-    fn stored(&self, results: Vec<(WriteId, Result<Place, StoreFailed>)>) {
-        if let Some(hub) = self.0.upgrade() {
-            hub.inputs(
-                results
-                    .into_iter()
-                    .map(|(write, result)| Input::Stored(write, result)),
-            );
-        }
-    }
-
-    fn live(&self, messages: &[(MessageId, Place)]) -> Vec<bool> {
-        let Some(hub) = self.0.upgrade() else {
-            return vec![true; messages.len()];
-        };
-        let engine = lock(&hub.engine);
-        messages
-            .iter()
-            .map(|&(id, place)| engine.is_live(id, place))
-            .collect()
-    }
-
-    fn moved(&self, messages: &[(MessageId, Place, Place)]) {
-        if let Some(hub) = self.0.upgrade() {
-            hub.inputs(
-                messages
-                    .iter()
-                    .map(|&(id, from, to)| Input::Moved(id, from, to)),
-            );
-        }
-    }
-
-    fn snapshot(&self, after: Option<MessageId>, max: usize) -> Vec<(MessageId, Progress)> {
-        let Some(hub) = self.0.upgrade() else {
-            return Vec::new();
-        };
-        lock(&hub.engine).snapshot(after, max)
-    }
 }
 
 // A panic in the engine would be a bug of ours; going on with the state that it left serves mail better

@@ -15,7 +15,8 @@
 //! use runtime_std::{Relay, load};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = Config::new("relay.example.com".parse()?, "/var/lib/my-program/mail");
+//! let mut config = Config::new("relay.example.com".parse()?, "/var/lib/my-program/mail");
+//! config.dns.servers.clear(); // those of the system
 //! let relay = Relay::start(load::from_config(config)?)?;
 //! let events = relay.subscribe(1000);
 //!
@@ -30,6 +31,7 @@
 //! # }
 //! ```
 //!
+//! The data directory holds the queue, the certificate if none is named, and a journal of the events.
 //! `examples/embed_std.rs` is all of such a program. What else a program may want:
 //!
 //! | wanted | how |

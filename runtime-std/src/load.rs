@@ -157,11 +157,14 @@ pub fn load(options: &Options, purpose: Purpose) -> Result<Loaded, LoadError> {
 }
 
 /// Loads what a configuration names that a program made: certificates, passwords, and what is missing
-/// in `data_dir`.
+/// in `data_dir`. Without a name server in it, those of the system are asked.
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn from_config(config: Config) -> Result<Loaded, LoadError> {
+pub fn from_config(mut config: Config) -> Result<Loaded, LoadError> {
+    if config.dns.servers.is_empty() {
+        config.dns.servers = system(None).dns_servers;
+    }
     let place = |key: &str| Place {
         file: "Config".to_owned(),
         line: None,

@@ -4,7 +4,7 @@
 
 mod rig;
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use relay_core::config::{Credential, SenderPattern};
@@ -250,4 +250,17 @@ fn the_relays_name_is_in_what_it_adds() {
         assert!(receiver.has(&received), "{kind:?}");
         assert!(relay.shut_down(GRACE));
     }
+}
+
+#[test]
+fn an_executor_that_is_dropped_takes_the_relays_sockets_along() {
+    let (dir, receiver) = (Dir::new(), Receiver::start());
+    let config = config_with_listeners(&dir, receiver.address());
+    let relay = Relay::start(Kind::Smol, config);
+    let address = relay.address(0);
+    let mut client = Client::connect(address);
+    client.hello();
+    drop(relay);
+    assert_eq!(client.reply(), "", "the connection is closed");
+    until("nobody listens", || TcpStream::connect(address).is_err());
 }

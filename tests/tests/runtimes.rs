@@ -65,14 +65,20 @@ fn dialogue(kind: Kind) -> Vec<String> {
     replies
 }
 
-/// A reply with ID in the place of a message's id.
+/// A reply with ID in the place of a message's id, and without the time in FUTURERELEASE.
 fn masked(reply: &str) -> String {
+    let is_timed = |line: &&str| !line.contains("FUTURERELEASE ");
+    let reply = reply
+        .lines()
+        .filter(is_timed)
+        .collect::<Vec<_>>()
+        .join("\n");
     match reply.split_once("queued as ") {
         Some((start, id)) => {
             assert!(id.parse::<relay_core::id::MessageId>().is_ok(), "{reply}");
             format!("{start}queued as ID")
         }
-        None => reply.to_owned(),
+        None => reply,
     }
 }
 

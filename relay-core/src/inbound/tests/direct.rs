@@ -2,7 +2,7 @@ use smtp_proto::{MailParams, ReversePath};
 
 use super::*;
 use crate::config::{DkimKey, KeyState, SigningDomain};
-use crate::inbound::direct::{Draft, Prepared, prepare};
+use crate::inbound::direct::{Draft, Handover, Prepared, Step, prepare};
 use crate::queue::message::{BODY_MEMORY_MAX, BodyKind, Recipient};
 use crate::sign::{self, Key};
 
@@ -147,5 +147,106 @@ fn what_a_client_may_not_do_a_program_may_not_either() {
     ] {
         let refusal = try_prepare(draft).unwrap_err();
         assert_eq!(refusal.why.to_string(), codes, "{}", refusal.text);
+    }
+}
+
+/// What a handover asks for, with these answers; and how it ends.
+fn hand_over(draft: Draft, answers: Vec<Answer>) -> (Vec<&'static str>, Result<MessageId, String>) {
+    let now = Now {
+        instant: Instant::default(),
+        unix: UnixTime::from_secs(1_795_471_531),
+    };
+    let mut handover = Handover::new(Arc::new(config(ListenerTls::None)), draft);
+    let mut answers = answers.into_iter();
+    let mut asked = Vec::new();
+    loop {
+        match handover.poll() {
+            Step::Request(request) => {
+                asked.push(match request {
+                    Request::Engine(Ask::Mail { .. }) => "mail",
+                    Request::Engine(Ask::Submit(_)) => "submit",
+                    Request::Engine(Ask::Abandon(_)) => "abandon",
+                    Request::Spool(..) => "spool",
+                    Request::Unspool(_) => "unspool",
+                    other @ (Request::Engine(_) | Request::CheckPassword { .. }) => {
+                        panic!("{other:?}")
+                    }
+                });
+                // What cleans up is answered however it went.
+                let answer = answers.next().unwrap_or(Answer::Done);
+                handover.answer(now, answer);
+            }
+            Step::Done(result) => {
+                return (asked, result.map_err(|refusal| refusal.why.to_string()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handover_leaves_nothing_behind_that_was_refused() {
+    let id = MessageId::from_u64(7);
+    let mail = || {
+        let room = BODY_MEMORY_MAX;
+        Answer::Engine(engine::Answer::Mail { id, room })
+    };
+    let queued = || Answer::Engine(engine::Answer::Queued(id));
+    let refused = || {
+        let refusal = Refusal {
+            why: Rejection::RATE,
+            text: "Too fast".into(),
+            close: false,
+        };
+        Answer::Engine(engine::Answer::Refused(refusal))
+    };
+    let small = || draft("From: a@example.com\r\n\r\nx\r\n");
+    let large = || {
+        let body = "0123456\r\n".repeat(BODY_MEMORY_MAX / 9);
+        draft(&format!("From: a@example.com\r\n\r\n{body}"))
+    };
+    let bad = || draft("Subject: no From\r\n\r\n");
+    let spooled = Answer::Spooled;
+    let full = || Answer::Spooled(Err(StoreFailed::Full));
+    let rate = || Err("450 4.7.1".to_owned());
+    for (draft, answers, asked, ended) in [
+        (small(), vec![refused()], vec!["mail"], rate()),
+        (
+            small(),
+            vec![mail(), queued()],
+            vec!["mail", "submit"],
+            Ok(id),
+        ),
+        (
+            small(),
+            vec![mail(), refused()],
+            vec!["mail", "submit"],
+            rate(),
+        ),
+        (
+            bad(),
+            vec![mail()],
+            vec!["mail", "abandon"],
+            Err("550 5.6.0".to_owned()),
+        ),
+        (
+            large(),
+            vec![mail(), spooled(Ok(())), queued()],
+            vec!["mail", "spool", "submit"],
+            Ok(id),
+        ),
+        (
+            large(),
+            vec![mail(), spooled(Ok(())), refused()],
+            vec!["mail", "spool", "submit", "unspool"],
+            rate(),
+        ),
+        (
+            large(),
+            vec![mail(), full()],
+            vec!["mail", "spool", "unspool", "abandon"],
+            Err("452 4.3.1".to_owned()),
+        ),
+    ] {
+        assert_eq!(hand_over(draft, answers), (asked, ended));
     }
 }
