@@ -76,6 +76,9 @@ def run(world, report):
             refused,
             setting,
         )
+        report.case(
+            "clients: SCRAM-SHA-256-PLUS binds the login to the TLS connection", binds, setting
+        )
         report.case("clients: no secret and no body in the log", quiet_log, setting)
         report.case("clients: SIGTERM ends the relay with 0", setting.relay.stop)
     finally:
@@ -221,6 +224,14 @@ def refused(setting):
         client.rcpt(RECIPIENTS[0])
         code, reply = client.data(b"From: boss@elsewhere.test\r\nSubject: spoof\r\n\r\nx\r\n")
         check(code in (550, 553) and reply.startswith(b"5.7.1"), "a foreign From:", code, reply)
+
+
+def binds(setting):
+    target = setting.target(True)
+    reply = clients.scram_plus(target)
+    check(reply.startswith("235 2.7.0"), "the reply is", reply)
+    reply = clients.scram_plus(target, "tamper")
+    check(reply.startswith("535 5.7.8"), "with another channel's binding, the reply is", reply)
 
 
 def quiet_log(setting):

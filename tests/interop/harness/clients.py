@@ -176,6 +176,19 @@ def node(target, auth, sender, recipients, file, how):
     )
 
 
+def scram_plus(target, *flags):
+    """The last reply to AUTH SCRAM-SHA-256-PLUS, over implicit TLS. Python's ssl has no tls-exporter; Node's has."""
+    out = must(
+        [tool("node"), HERE / "scram_plus.js", target.port, *flags],
+        env={
+            "NODE_EXTRA_CA_CERTS": str(target.authority.file),
+            "SMTP_USER": target.user,
+            "SMTP_SECRET": target.secret,
+        },
+    )
+    return out.decode().strip()
+
+
 def connect(target):
     """An smtplib connection over TLS, before AUTH."""
     context = target.authority.client_context()
