@@ -408,7 +408,9 @@ impl World {
             Act::Take if who.starts_with("no-") => {
                 Act::Refuse(Rejection::NO_SUCH_MAILBOX, "Nobody of this name")
             }
-            other => other,
+            other @ (Act::Take | Act::Refuse(..) | Act::Drop | Act::TakeAndDrop | Act::Mute) => {
+                other
+            }
         };
         match act {
             Act::Take => {

@@ -188,7 +188,7 @@ impl World {
             .and_then(|store| {
                 let each = &mut |recovered| {
                     found += 1;
-                    if !(skip && found % 3 == 0) {
+                    if !(skip && found.is_multiple_of(3)) {
                         engine.handle_input(now, ToEngine::Recovered(Box::new(recovered)));
                     }
                     ControlFlow::Continue(())
