@@ -142,6 +142,9 @@ pub fn load(options: &Options, purpose: Purpose) -> Result<Loaded, LoadError> {
             first_run = Some(made);
         }
     }
+    parsed
+        .warnings
+        .extend(files::open_to_others(&data_dir, &data_dir_place));
     if nobody && first_run.is_none() {
         parsed.warnings.push(
             "no credential: nobody can send mail; make one with `smtp-relay credential add`"

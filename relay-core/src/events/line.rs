@@ -78,7 +78,9 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, attempt: &Attempt) -> fmt::Resul
             write!(f, " tls={tls}")?;
             optional(f, " certificate=", evidence.certificate.as_ref())?;
         }
-        None if SENDING.contains(&reason.stage.as_str()) => f.write_str(" tls=none")?,
+        None if evidence.address.is_some() && SENDING.contains(&reason.stage.as_str()) => {
+            f.write_str(" tls=none")?;
+        }
         None => {}
     }
     write!(f, " rule={} stage={}: {reason}", reason.rule, reason.stage)?;
@@ -128,6 +130,7 @@ mod tests {
             },
             evidence: Evidence {
                 host: Some("mx.example.com".into()),
+                address: Some("192.0.2.1:25".parse().unwrap()),
                 before: vec!["mx1.example.com: refused".into()],
                 ..Evidence::default()
             },
@@ -166,7 +169,7 @@ mod tests {
         assert_eq!(
             event(deferred).to_string(),
             "0000000000001 deferred to=<0@example.com>,<1@example.com>,<2@example.com> and 2 more \
-             lane=example.com attempt=2 host=mx.example.com tls=none rule=rcpt-4xx stage=rcpt: 450 \
+             lane=example.com attempt=2 host=mx.example.com address=192.0.2.1:25 tls=none rule=rcpt-4xx stage=rcpt: 450 \
              4.2.0 Greylisted before=mx1.example.com: refused next=2024-06-19T19:27:45.120Z (it may have been delivered)"
         );
     }

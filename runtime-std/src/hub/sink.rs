@@ -15,11 +15,13 @@ pub(super) struct Sink(pub(super) Weak<Hub>);
 impl StoreSink for Sink {
     fn stored(&self, results: Vec<(WriteId, Result<Place, StoreFailed>)>) {
         if let Some(hub) = self.0.upgrade() {
-            hub.inputs(
-                results
-                    .into_iter()
-                    .map(|(write, result)| Input::Stored(write, result)),
-            );
+            // After a failure nobody waits for the next timeout to say why nothing is accepted.
+            let failed = results.iter().any(|(_, result)| result.is_err());
+            let status = failed.then(|| Input::StoreStatus(Box::new(hub.store.status())));
+            let stored = results
+                .into_iter()
+                .map(|(write, result)| Input::Stored(write, result));
+            hub.inputs(status.into_iter().chain(stored));
         }
     }
 

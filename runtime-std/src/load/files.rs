@@ -114,6 +114,16 @@ pub(super) fn make_directory(path: &Path, place: &Place) -> Result<(), LoadError
     check_directory(path, place)
 }
 
+/// A warning if others may put files of theirs into the data directory: credentials, keys.
+pub(super) fn open_to_others(path: &Path, place: &Place) -> Option<String> {
+    let mode = fs::metadata(path).map_or(0, |data| data.mode());
+    let problem = format!(
+        "{} may be written by others; make it mode 0700",
+        path.display()
+    );
+    (mode & 0o022 != 0).then(|| place.error(problem, "").to_string())
+}
+
 /// Checks that the data directory, if it is there, is one that we may use.
 pub(super) fn check_directory(path: &Path, place: &Place) -> Result<(), LoadError> {
     use rustix::fs::Access;

@@ -120,6 +120,22 @@ fn a_check_makes_nothing() {
 }
 
 #[test]
+fn a_data_directory_that_others_may_write_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = Directory::new();
+    load(&directory.embedded(), Purpose::Start).unwrap();
+    let open = std::fs::Permissions::from_mode(0o775);
+    std::fs::set_permissions(directory.data_dir(), open).unwrap();
+    let warnings = load(&directory.embedded(), Purpose::Start)
+        .unwrap()
+        .warnings;
+    assert!(
+        warnings[0].contains("may be written by others"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn a_configuration_that_is_wrong_makes_nothing_and_tells_all() {
     let directory = Directory::new();
     let text = "[tls]\ncertificate = \"none.pem\"\nkey = \"none.key\"\n[limits]\nrecipients = 0\n";

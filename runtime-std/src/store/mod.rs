@@ -35,6 +35,7 @@ mod writer;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -187,7 +188,18 @@ impl Store for SegmentStore {
         let figures = lock(&self.shared.figures);
         let reserve = self.shared.options.reserve;
         let low = free.as_ref().is_ok_and(|&free| free < reserve);
-        let low = low.then(|| format!("less than the reserve of {reserve} octets is free"));
+        if low != self.shared.low_told.swap(low, Ordering::Relaxed) {
+            match &free {
+                Ok(free) if low => tracing::warn!(
+                    free,
+                    reserve,
+                    "the disk is nearly full: no message is accepted"
+                ),
+                Ok(_) | Err(_) => tracing::info!("the disk has room again"),
+            }
+        }
+        let reserve = reserve >> 20;
+        let low = low.then(|| format!("less than the reserve of {reserve} MiB is free"));
         StoreStatus {
             disk_bytes: figures.disk_bytes,
             live_bytes: figures.live_bytes,

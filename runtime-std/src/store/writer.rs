@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     /// Locked by `recover` alone.
     pub(super) notes: Mutex<Option<Notes>>,
     pub(super) figures: Mutex<Figures>,
+    /// It was said that the disk is nearly full.
+    pub(super) low_told: AtomicBool,
 }
 
 /// What waits for the writer. Sessions wait for their receipts, so it is bounded by their number.
@@ -93,6 +96,7 @@ impl Shared {
             wake: Condvar::new(),
             ended: Condvar::new(),
             figures: Mutex::new(figures(&log)),
+            low_told: AtomicBool::new(false),
             log: Mutex::new(Some(log)),
             notes: Mutex::new(Some(notes)),
         }
