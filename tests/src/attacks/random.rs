@@ -127,7 +127,10 @@ fn talk(relay: &Relay, text: &[u8], sizes: &[usize]) -> Result<Vec<String>, Trou
             .lines
             .iter()
             .map(|line| {
-                line.split_once("queued as")
+                // A message's id, and the time until which FUTURERELEASE may hold.
+                ["queued as", "FUTURERELEASE "]
+                    .iter()
+                    .find_map(|mark| line.split_once(mark))
                     .map_or(line.as_str(), |(start, _)| start)
             })
             .collect();
