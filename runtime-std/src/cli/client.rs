@@ -78,13 +78,27 @@ impl Client {
         self.call(Method::POST, path, body)
     }
 
+    /// A relay that is starting has bound its ports, and replaces the socket of the one before soon.
+    fn connect(&self) -> io::Result<UnixStream> {
+        for _ in 0..20 {
+            match UnixStream::connect(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                other => return other,
+            }
+        }
+        UnixStream::connect(&self.socket)
+    }
+
     fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: &[u8],
     ) -> Result<T, ClientError> {
-        let mut stream = UnixStream::connect(&self.socket)
+        let mut stream = self
+            .connect()
             .map_err(|error| ClientError::NotRunning(self.socket.clone(), error))?;
         let (status, answer) = exchange(&mut stream, method, path, body)
             .map_err(|error| ClientError::Broken(error.to_string()))?;
