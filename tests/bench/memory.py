@@ -103,16 +103,12 @@ def inject(port, count, size, sessions):
         connection.sendall(b"EHLO load.test\r\n")
         read_reply(connection)
         for number in range(first, last):
-            connection.sendall(b"MAIL FROM:<from@sender.test>\r\n")
-            read_reply(connection)
-            connection.sendall(b"RCPT TO:<u%d@dest%d.test>\r\n" % (number, number % 100))
-            read_reply(connection)
-            connection.sendall(b"DATA\r\n")
-            read_reply(connection)
-            connection.sendall(body)
-            reply = read_reply(connection)
-            if not reply.startswith(b"250"):
-                raise ConnectionError(reply)
+            recipient = b"RCPT TO:<u%d@dest%d.test>\r\n" % (number, number % 100)
+            for line, code in ((b"MAIL FROM:<from@sender.test>\r\n", b"250"), (recipient, b"250"), (b"DATA\r\n", b"354"), (body, b"250")):
+                connection.sendall(line)
+                reply = read_reply(connection)
+                if not reply.startswith(code):
+                    raise ConnectionError(reply)
         connection.close()
 
     shares = [range(n * count // sessions, (n + 1) * count // sessions) for n in range(sessions)]

@@ -388,8 +388,8 @@ impl Engine {
         if let Some(refusal) = self.store_trouble(size) {
             return Answer::Refused(refusal);
         }
-        let loan = match self.room_for(size) {
-            Ok(loan) => loan,
+        let room = match self.room_for(size) {
+            Ok(room) => room,
             Err(refusal) => return Answer::Refused(refusal),
         };
         let rate = self.config.credential(credential_name).and_then(|c| c.rate);
@@ -411,10 +411,9 @@ impl Engine {
         let id = self.next_message_id();
         if let Some(session) = self.admit.sessions.get_mut(&session) {
             session.mail = Some((id, credential_name.to_owned()));
-            session.lent = loan.octets;
-            self.accept.lent += loan.octets;
+            session.lent = room;
+            self.accept.lent += room;
         }
-        let room = loan.room;
         Answer::Mail { id, room }
     }
 

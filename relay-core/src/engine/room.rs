@@ -17,33 +17,22 @@ use crate::queue::message::BODY_MEMORY_MAX;
 /// The least room. Most mail fits into it.
 const ROOM_MIN: usize = 16 * 1024;
 /// A message gets at most this part of what is free.
-const PART: usize = 16;
+const PART: usize = 32;
 /// What the relay's own header fields add to the declared size.
 const HEADER_FIELDS: u64 = 4096;
-/// What one read may add before a piece goes to the spool.
-const READ: usize = 64 * 1024;
 
 impl Engine {
     /// The room for a message of a declared size, or of an unknown one.
-    pub(super) fn room_for(&self, size: Option<u64>) -> Result<Loan, Refusal> {
+    pub(super) fn room_for(&self, size: Option<u64>) -> Result<usize, Refusal> {
         let used = self.accept.bytes + self.accept.lent;
         let free = self.capacity.arriving.saturating_sub(used);
         let most = (free / PART).clamp(ROOM_MIN, BODY_MEMORY_MAX);
         let needed = size.and_then(|size| usize::try_from(size.saturating_add(HEADER_FIELDS)).ok());
-        let loan = match needed {
-            Some(needed) if needed <= most => Loan {
-                room: needed.max(ROOM_MIN),
-                octets: needed.max(ROOM_MIN),
-            },
-            Some(_) | None => Loan {
-                room: most,
-                octets: most + READ,
-            },
-        };
-        if loan.octets > free {
+        let room = needed.map_or(most, |needed| needed.clamp(ROOM_MIN, most));
+        if room > free {
             return Err(self.no_room());
         }
-        Ok(loan)
+        Ok(room)
     }
 
     /// What a session was lent for its last message is free again.
@@ -65,13 +54,4 @@ impl Engine {
             close: false,
         }
     }
-}
-
-/// Room that was lent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Loan {
-    /// How much of the message may be in memory.
-    pub(super) room: usize,
-    /// What counts as used, with what is on the way to the spool.
-    pub(super) octets: usize,
 }

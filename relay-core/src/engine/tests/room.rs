@@ -73,7 +73,7 @@ fn the_more_messages_arrive_the_less_room_each_gets() {
     let mut world = world(8 * MIB);
     assert_eq!(room(&mut world, 0, None).unwrap().1, BODY_MEMORY_MAX);
     let (served, least) = fill(&mut world, None);
-    assert!((30..60).contains(&served), "{served}");
+    assert!((100..150).contains(&served), "{served}");
     assert_eq!(least, 16 * 1024);
     assert!(world.engine.accept.lent <= 8 * MIB);
 }
@@ -123,7 +123,7 @@ fn a_disk_that_stands_still_stops_new_mail_and_nothing_else() {
         waiting.push(id);
     };
     assert_eq!(refusal, "452 4.3.1 The disk is slow, try again in a minute");
-    assert!((4..=10).contains(&waiting.len()), "{}", waiting.len());
+    assert!((4..=12).contains(&waiting.len()), "{}", waiting.len());
 
     world.auto_store = true;
     world.answers.clear();
