@@ -392,7 +392,7 @@ impl Spawn for Threads {
     }
 
     fn connection_memory(&self) -> u64 {
-        48 * 1024
+        72 * 1024
     }
 
     fn timer(&self, at: Option<Instant>) {
