@@ -104,6 +104,13 @@ impl Engine {
         self.accept.status = status;
     }
 
+    /// The timeout came, and with it what the store says. A runtime that brings nothing is not asked
+    /// over and over.
+    pub(super) fn looked_again(&mut self) {
+        let now = self.clock.tick();
+        self.accept.look_again = self.accept.look_again.filter(|&at| at > now);
+    }
+
     /// Why no message of this size can be taken now, if so.
     pub(super) fn store_trouble(&self, size: Option<u64>) -> Option<Refusal> {
         let accept = &self.accept;

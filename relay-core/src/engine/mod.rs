@@ -160,7 +160,7 @@ impl Engine {
             Input::Admin(id, request) => self.administer(id, request),
             Input::Reload(config) => self.reload(config),
             Input::ShutDown => self.stopping = true,
-            Input::Timeout => {}
+            Input::Timeout => self.looked_again(),
         }
         self.run_chores();
         self.start_deliveries();

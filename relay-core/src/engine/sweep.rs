@@ -67,10 +67,6 @@ impl Engine {
         }
         self.send_due_reports();
         self.sweep(now);
-        // A runtime that brings no status with its timeout is not asked over and over.
-        if self.accept.look_again.is_some_and(|at| at <= now) {
-            self.accept.look_again = None;
-        }
     }
 
     /// The engine asks to be woken every minute while it has messages. If it was not called for much

@@ -416,6 +416,10 @@ fn a_store_that_refuses_is_asked_again_even_by_an_empty_queue() {
     world.input(Input::StoreStatus(Box::new(full)));
     let wait = world.wait.expect("a timeout, which brings a new status");
     assert!(wait.since(world.now.instant) <= Duration::from_secs(6));
+    // Something else happens at that very time.
+    world.now.instant = wait;
+    let _ = world.connect(SessionId(77), "192.0.2.77");
+    assert!(world.wait.is_some_and(|again| again <= wait));
     world.input(Input::StoreStatus(Box::new(status(1 << 30))));
     assert_eq!(world.wait, None);
     assert!(matches!(world.mail(APP), Answer::Mail { .. }));
