@@ -100,6 +100,7 @@ impl Engine {
     /// that the store works again.
     pub(super) fn store_says(&mut self, status: StoreStatus) {
         let refuses = status.refusing.is_some();
+        self.accept.skip_to(MessageId::from_u64(status.last_id));
         self.accept.look_again = refuses.then(|| self.clock.tick().after(LOOK_AGAIN));
         self.accept.status = status;
     }

@@ -160,6 +160,11 @@ pub struct StoreStatus {
     pub quarantined: u64,
     /// Why nothing is accepted, if so.
     pub refusing: Option<String>,
+    /// The highest number of a [`MessageId`] in anything that the store found when it was opened, live
+    /// or not; 0 if there was nothing. Ids go on above it: whatever the clock says, what was noted of
+    /// an old message must never be taken for a note of a new one.
+    #[serde(default)]
+    pub last_id: u64,
 }
 
 /// What a store tells the relay. The runtime implements it by locking the engine. Its methods may call

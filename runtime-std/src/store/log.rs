@@ -85,6 +85,8 @@ pub(super) struct Log {
     /// Spool files to remove once the notes that say so are synced.
     pub(super) doomed: Vec<MessageId>,
     pub(super) quarantined: u64,
+    /// The highest id in what was found.
+    pub(super) last_id: u64,
     /// Why the last write failed, until one works.
     pub(super) trouble: Option<StoreFailed>,
     pub(super) recovered: bool,
@@ -105,6 +107,7 @@ pub(super) struct Parts {
     pub(super) next_slot: u32,
     pub(super) progress: ProgressLog,
     pub(super) quarantined: u64,
+    pub(super) last_id: u64,
     pub(super) lock: Box<dyn Lock>,
 }
 
@@ -145,6 +148,7 @@ impl Log {
             spooled: BTreeSet::new(),
             doomed: Vec::new(),
             quarantined: parts.quarantined,
+            last_id: parts.last_id,
             trouble: None,
             recovered: false,
             emptied: true,

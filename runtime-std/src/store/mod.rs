@@ -206,6 +206,7 @@ impl Store for SegmentStore {
             free_bytes: free.unwrap_or(0),
             quarantined: figures.quarantined,
             refusing: figures.trouble.as_ref().map(ToString::to_string).or(low),
+            last_id: figures.last_id,
         }
     }
 

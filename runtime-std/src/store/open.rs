@@ -62,6 +62,7 @@ pub(super) fn open(
         .iter()
         .filter(|name| !name.contains('.'))
         .count() as u64;
+    let last_id = notes.index.last().map_or(0, |(id, _)| id.as_u64());
     let parts = Parts {
         salt,
         segments,
@@ -70,6 +71,7 @@ pub(super) fn open(
         next_slot,
         progress,
         quarantined,
+        last_id,
         lock,
     };
     Ok((parts, notes))

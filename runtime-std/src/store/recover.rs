@@ -153,6 +153,7 @@ impl Log {
                 segment: number,
                 offset: found.offset,
             };
+            self.last_id = self.last_id.max(found.header.id.as_u64());
             if notes.is_void(place) || self.is_copy(&found, place, &mut oddities.copies) {
                 segment.push_void(found.offset);
                 return Ok(ControlFlow::Continue(()));

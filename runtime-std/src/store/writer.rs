@@ -70,6 +70,7 @@ pub(super) struct Figures {
     pub(super) disk_bytes: u64,
     pub(super) live_bytes: u64,
     pub(super) quarantined: u64,
+    pub(super) last_id: u64,
     pub(super) trouble: Option<StoreFailed>,
 }
 
@@ -282,6 +283,7 @@ pub(super) fn figures(log: &Log) -> Figures {
         disk_bytes,
         live_bytes,
         quarantined,
+        last_id: log.last_id,
         trouble,
     }
 }

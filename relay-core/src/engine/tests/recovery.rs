@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::world::{World, config, deferred, delivered};
 use crate::admin::{Action, AdminRequest, Selector};
-use crate::engine::Answer;
+use crate::engine::{Answer, Input};
 use crate::queue::record::Progress;
+use crate::queue::store::StoreStatus;
 use crate::time::UnixTime;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -151,4 +152,22 @@ fn a_machine_that_stood_still_expires_nothing() {
     world.input(crate::engine::Input::Timeout);
     assert_eq!(world.story(id), ["accepted", "deferred"]);
     assert_eq!(world.finish_all(&delivered()), 1, "it is tried");
+}
+
+/// Found by the simulator: the message with the highest id may be gone, but not what was noted of it.
+#[test]
+fn ids_go_on_above_all_that_the_store_saw_whatever_the_clock_says() {
+    let mut world = World::new(config());
+    let id = world.submit(&["a@one.example"]);
+    world.now.unix = UnixTime::from_secs(1_000_000);
+    world.crash(true, 0, 7);
+    let last = id.as_u64() + 5;
+    world.input(Input::StoreStatus(Box::new(StoreStatus {
+        last_id: last,
+        ..StoreStatus::default()
+    })));
+    let Answer::Mail { id: next, .. } = world.mail(super::world::APP) else {
+        panic!()
+    };
+    assert!(next.as_u64() > last);
 }

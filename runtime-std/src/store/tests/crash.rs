@@ -249,3 +249,21 @@ fn recovery_that_is_cut_off_can_be_done_again() {
     assert_eq!(again.quarantined, 1);
     again.check_loads();
 }
+
+/// Found by the simulator: a clock that went back gave the id of a delivered message to a new one,
+/// and the new one was settled by the notes of the old one.
+#[test]
+fn the_highest_id_is_known_after_its_message_is_gone() {
+    let mut rig = Rig::new();
+    for number in [7, 9] {
+        rig.write(number, 100);
+    }
+    rig.step(false);
+    rig.defer(9, 1);
+    rig.discard(9);
+    rig.settle();
+    let again = rig.kill();
+    assert_eq!(again.live(), [7]);
+    assert_eq!(again.store.status().last_id, 9);
+    assert_eq!(Rig::new().store.status().last_id, 0);
+}
