@@ -301,8 +301,10 @@ impl World {
                     .from
                     .mailbox()
                     .map(ToString::to_string);
-                self.book
-                    .stored(message.message.id.to_string(), &from.unwrap_or_default());
+                let to = message.message.envelope.recipients.first();
+                let to = to.map(|to| to.to.to_string()).unwrap_or_default();
+                let id = message.message.id.to_string();
+                self.book.stored(id, &from.unwrap_or_default(), &to);
                 relay.store.write(write, message);
                 self.step_store();
             }

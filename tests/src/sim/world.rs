@@ -601,10 +601,11 @@ impl World {
             return true;
         }
         let longest = self.profile.retry.iter().max().copied().unwrap_or(HOUR);
-        // A message that is damaged at rest is tried until its time is over.
+        // A message that is damaged at rest is tried until its time is over, and a clock that goes
+        // back makes it new once.
         let damaged = match self.profile.flips {
             0 => Duration::ZERO,
-            _ => self.profile.expire + HOUR,
+            _ => self.profile.expire * 2 + HOUR,
         };
         if now.instant.since(self.calm_at) > DRAIN + longest * 2 + damaged {
             let left = queue.first();
