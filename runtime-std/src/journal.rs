@@ -1,12 +1,13 @@
-//! The journal of delivery events: one JSON line each, a file a day, kept for `trace`; and the log.
+//! The journal of delivery events: one JSON line each, in files by day and size, kept for `trace`; and the log.
 //!
 //! Events are pushed from under the engine's lock and written by one thread. The files are not synced:
 //! the journal tells the story of a message, the store keeps the message.
 
+mod files;
+
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,11 +16,7 @@ use std::time::Duration;
 use relay_core::events::{DeliveryEvent, EventKind, name_recipients};
 use relay_core::id::MessageId;
 
-/// Days that are kept.
-const DAYS_KEPT: usize = 14;
-
-/// Octets that are kept, over all days.
-const BYTES_KEPT: u64 = 1 << 30;
+use files::{Files, Limits};
 
 /// Events that wait to be written, at most: past it, the disk stands still and the oldest are dropped.
 const WAITING_MAX: usize = 20_000;
@@ -82,11 +79,7 @@ impl Journal {
     /// If the directory cannot be made or the thread not started.
     pub fn open(data_dir: &Path, log: LogEvents) -> io::Result<Arc<Self>> {
         let dir = data_dir.join("events");
-        // Who wrote to whom is nobody else's business.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)?;
+        let files = Files::new(dir.clone(), Limits::default())?;
         let journal = Arc::new(Self {
             dir,
             queue: Mutex::default(),
@@ -97,7 +90,7 @@ impl Journal {
         let writer = Arc::clone(&journal);
         let thread = std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || writer.write_until_closed(log))?;
+            .spawn(move || writer.write_until_closed(files, log))?;
         *lock(&journal.thread) = Some(thread);
         Ok(journal)
     }
@@ -127,8 +120,13 @@ impl Journal {
         let needle = format!("\"id\":\"{id}\"");
         let finder = memchr::memmem::Finder::new(needle.as_bytes());
         let mut events = Vec::new();
-        for (path, _) in self.files()? {
-            let mut lines = BufReader::with_capacity(64 * 1024, File::open(path)?);
+        for (path, _) in files::list(&self.dir)? {
+            let file = match File::open(path) {
+                // The oldest file may go at any time.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            let mut lines = BufReader::with_capacity(64 * 1024, file);
             let mut line = Vec::new();
             while lines.read_until(b'\n', &mut line)? > 0 {
                 if finder.find(&line).is_some()
@@ -168,11 +166,7 @@ impl Journal {
         }
     }
 
-    fn write_until_closed(&self, log: LogEvents) {
-        let mut file = DayFile {
-            dir: &self.dir,
-            open: None,
-        };
+    fn write_until_closed(&self, mut files: Files, log: LogEvents) {
         let mut text = Vec::new();
         let mut written = 0;
         while let Some((events, dropped)) = self.next_batch(written) {
@@ -186,7 +180,7 @@ impl Journal {
             for event in &events {
                 let event_day = event.time.get(..10).unwrap_or("unknown");
                 if day.is_some_and(|day| day != event_day) {
-                    file.write(day.unwrap_or_default(), &text);
+                    files.append(day.unwrap_or_default(), &text);
                     text.clear();
                 }
                 day = Some(event_day);
@@ -198,7 +192,7 @@ impl Journal {
                 }
             }
             if let Some(day) = day {
-                file.write(day, &text);
+                files.append(day, &text);
             }
             // Nothing useful can be done about a log that nobody reads.
             let _ = match log {
@@ -240,23 +234,6 @@ impl Journal {
         let dropped = std::mem::take(&mut queue.dropped);
         Some((std::mem::take(&mut queue.events), dropped))
     }
-
-    /// The journal's files with their sizes, oldest first.
-    fn files(&self) -> io::Result<Vec<(PathBuf, u64)>> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            if entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "jsonl")
-            {
-                files.push((entry.path(), entry.metadata()?.len()));
-            }
-        }
-        files.sort();
-        Ok(files)
-    }
 }
 
 /// An event with its time; in colour, what needs somebody's eye is yellow or red.
@@ -272,64 +249,13 @@ fn human_line(event: &DeliveryEvent, colour: Colour) -> String {
     format!("\x1b[2m{time}\x1b[0m {paint}{event}\x1b[0m\n")
 }
 
-/// The file of the current day.
-struct DayFile<'a> {
-    dir: &'a Path,
-    open: Option<(String, File)>,
-}
-
-impl DayFile<'_> {
-    fn write(&mut self, day: &str, lines: &[u8]) {
-        if let Err(error) = self.try_write(day, lines) {
-            self.open = None;
-            tracing::error!(%error, "the journal of delivery events could not be written");
-        }
-    }
-
-    fn try_write(&mut self, day: &str, lines: &[u8]) -> io::Result<()> {
-        if self.open.as_ref().is_none_or(|(open, _)| open != day) {
-            let path = self.dir.join(format!("{day}.jsonl"));
-            let mut options = OpenOptions::new();
-            let file = options.create(true).append(true).mode(0o600).open(path)?;
-            self.open = Some((day.to_owned(), file));
-            if let Err(error) = remove_old(self.dir) {
-                tracing::error!(%error, "old days of the journal could not be removed");
-            }
-        }
-        match &mut self.open {
-            Some((_, file)) => file.write_all(lines),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Removes the oldest days until what is kept fits the limits. The newest file always stays.
-fn remove_old(dir: &Path) -> io::Result<()> {
-    let mut files: Vec<(PathBuf, u64)> = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        files.push((entry.path(), entry.metadata()?.len()));
-    }
-    files.sort();
-    let mut bytes: u64 = files.iter().map(|(_, len)| len).sum();
-    let mut days = files.len();
-    for (path, len) in files {
-        if days <= 1 || (days <= DAYS_KEPT && bytes <= BYTES_KEPT) {
-            break;
-        }
-        fs::remove_file(path)?;
-        days -= 1;
-        bytes -= len;
-    }
-    Ok(())
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -353,7 +279,7 @@ mod tests {
         journal.close();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&data_dir.join("events")), 0o700);
-        assert_eq!(mode(&data_dir.join("events/1970-01-01.jsonl")), 0o600);
+        assert_eq!(mode(&data_dir.join("events/1970-01-01.0000.jsonl")), 0o600);
         fs::remove_dir_all(&data_dir).unwrap();
     }
 
