@@ -15,6 +15,8 @@
 //! after the lock, since whoever is woken by them asks for it at once.
 
 mod options;
+mod reload;
+mod report;
 mod seat;
 mod sink;
 
@@ -33,25 +35,20 @@ pub use seat::{DeliverySeat, SessionSeat};
 use sink::Sink;
 
 use relay_core::admin::{AdminRequest, AdminResponse, http};
-use relay_core::bounce;
 use relay_core::dns::Resolver;
-use relay_core::engine::{
-    Answer, Capacity, Engine, Input, Next, NotWritten, Output, ReportDue, Resources, Start,
-    Submission,
-};
+use relay_core::engine::{Answer, Capacity, Engine, Input, Next, Output, Resources, Start};
 use relay_core::id::{AdminId, DeliveryId, SessionId};
 use relay_core::inbound::direct::{Draft, Handover};
 use relay_core::inbound::{self, Session};
 use relay_core::outbound::{self, Delivery, Loaded as LoadedMessage};
-use relay_core::queue::message::Body;
-use relay_core::queue::store::{LoadFailed, Store};
+use relay_core::queue::store::Store;
 use relay_core::rng::Rng;
 
 use crate::clock::Clock;
 use crate::events::{Events, Subscribers};
 use crate::journal::Journal;
 use crate::listen;
-use crate::load::{self, Loaded, Purpose};
+use crate::load::{self, Loaded};
 use crate::resources;
 use crate::slot::Slot;
 use crate::store::{self, SegmentStore, StdDisk};
@@ -106,7 +103,7 @@ impl Hub {
         spawn: Box<dyn Spawn>,
     ) -> Result<Arc<Self>, StartError> {
         let clock = Clock::new();
-        let loaded = with_check(loaded, options.credential_check.is_some());
+        let loaded = reload::with_check(loaded, options.credential_check.is_some());
         let config = Arc::clone(&loaded.config);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
@@ -214,49 +211,6 @@ impl Hub {
     /// Uses the resolver. Nothing else waits meanwhile but other look-ups.
     pub fn with_resolver<T>(&self, use_it: impl FnOnce(&mut Resolver) -> T) -> T {
         use_it(&mut lock(&self.resolver))
-    }
-
-    /// Loads the configuration and the certificates anew, and puts them in force. Says what changed.
-    ///
-    /// # Errors
-    /// Everything that is wrong with them; nothing changed then.
-    pub fn reload(&self) -> Result<Vec<String>, String> {
-        let Some(options) = &self.load else {
-            return Err("this relay was started by a program, which alone can reload it".into());
-        };
-        let mut options = options.clone();
-        let mut lines = Vec::new();
-        let said = |error: load::LoadError| error.to_string();
-        // The credentials that count are those in the data directory that is in use.
-        let running = self.loaded().config.data_dir.clone();
-        if load::draft(&options).map_err(said)?.0.data_dir() != running {
-            options.data_dir = Some(running);
-            lines.push("data_dir: a change needs a restart; the old one stays in use".to_owned());
-        }
-        let loaded = load::load(&options, Purpose::Reload).map_err(said)?;
-        lines.extend(self.apply(loaded));
-        Ok(lines)
-    }
-
-    /// Puts a loaded configuration in force, for new sessions and deliveries. Open sockets and the data
-    /// directory stay as they are. Says what changed.
-    pub fn apply(&self, loaded: Loaded) -> Vec<String> {
-        // Two at once would leave the engine with one configuration and new sessions with the other.
-        let _one_at_a_time = lock(&self.applying);
-        let mut loaded = with_check(loaded, self.credential_check.is_some());
-        let running = self.loaded();
-        let mut lines = running.config.diff(&loaded.config);
-        if !running.tls.shows_the_same_as(&loaded.tls) {
-            lines.push("tls: another certificate".to_owned());
-        }
-        loaded.config = Arc::new(loaded.config.kept_open(&running.config));
-        let config = Arc::clone(&loaded.config);
-        *lock(&self.loaded) = Arc::new(loaded);
-        self.with_resolver(|resolver| {
-            resolver.reconfigure(&config.dns, config.delivery.ip_families);
-        });
-        self.input(Input::Reload(Arc::clone(&config)));
-        lines
     }
 
     /// Hands one input to the engine and routes what comes of it.
@@ -442,49 +396,6 @@ impl Hub {
         self.subscribers.close();
     }
 
-    /// Loads what a report is about, lets `bounce` write the report, and hands it in.
-    fn write_report(&self, due: Box<ReportDue>) {
-        let me = Weak::clone(&self.me);
-        let about = due.report.about;
-        let started = self.spawn.blocking(Box::new(move || {
-            let Some(hub) = me.upgrade() else { return };
-            let report = hub.written(&due);
-            hub.input(Input::ReportWritten { about, report });
-        }));
-        if let Err(error) = started {
-            let report = Err(NotWritten::Later(error.to_string()));
-            self.input(Input::ReportWritten { about, report });
-        }
-    }
-
-    fn written(&self, due: &ReportDue) -> Result<Box<Submission>, NotWritten> {
-        let original = match &due.original {
-            Some(original) => Arc::clone(original),
-            None => match self.store.load(due.report.about, due.place) {
-                Ok((message, body)) => Arc::new(LoadedMessage { message, body }),
-                Err(LoadFailed::Damaged(why)) => return Err(NotWritten::Damaged(why)),
-                Err(LoadFailed::Io(why)) => return Err(NotWritten::Later(why)),
-            },
-        };
-        let message = &original.message;
-        let bytes = match &original.body {
-            Body::Memory(bytes) => bytes.clone(),
-            Body::Spooled => {
-                let len = bounce::original_len(message).saturating_sub(message.prefix.len());
-                let read = self.store.spool_read(message.id, 0, len);
-                read.map_err(|failed| NotWritten::Later(failed.to_string()))?
-            }
-        };
-        let bytes = match message.prefix.is_empty() {
-            true => bytes,
-            false => [message.prefix.as_ref(), &bytes].concat().into(),
-        };
-        let mut report = bounce::write(&due.report, message, &bytes)
-            .map_err(|not_due| NotWritten::NotDue(not_due.to_string()))?;
-        report.sign(&self.loaded().config.domains, due.report.now);
-        Ok(Box::new(report))
-    }
-
     /// Carries out what must be in the engine's order; gives back what is for after the lock.
     fn route(&self, output: Output) -> Option<Output> {
         match output {
@@ -545,14 +456,6 @@ impl Hub {
             | Output::Wait(_) => {}
         }
     }
-}
-
-/// What was loaded, for a relay whose embedder checks passwords, or does not.
-fn with_check(mut loaded: Loaded, external: bool) -> Loaded {
-    if loaded.config.external_credentials != external {
-        Arc::make_mut(&mut loaded.config).external_credentials = external;
-    }
-    loaded
 }
 
 // A panic in the engine would be a bug of ours; going on with the state that it left serves mail better
