@@ -176,6 +176,73 @@ pub struct Tried {
     pub reusable: bool,
     /// The message, if it is in memory by now: events name its recipients.
     pub loaded: Option<Arc<Loaded>>,
+    /// The TLS sessions that were made or tried since the report before this one, for TLS-RPT. A message on
+    /// a connection that was open already brings none.
+    pub sessions: Vec<TlsSession>,
+}
+
+/// One TLS session, or the failed try at one: what a report of RFC 8460 §4 counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSession {
+    /// Which policy it was held to.
+    pub policy: TlsPolicyType,
+    /// The TLSA records, as `3 1 1 0d6f..` (RFC 6698 §2.2); empty for the other policies.
+    pub tlsa: Vec<String>,
+    /// The host's name.
+    pub host: String,
+    /// Its address; none if it came to no connection.
+    pub address: Option<IpAddr>,
+    /// Our address; likewise.
+    pub local: Option<IpAddr>,
+    /// What was wrong by the policy. Mail may have gone on in spite of it, where the policy is in testing
+    /// or cannot be checked.
+    pub failure: Option<TlsFailureKind>,
+    /// The failure in words; empty without one.
+    pub why: String,
+}
+
+/// What a session was held to: `policy-type` of RFC 8460 §4.4.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsPolicyType {
+    /// DANE.
+    Tlsa,
+    /// MTA-STS.
+    Sts,
+    /// Neither.
+    NoPolicyFound,
+}
+
+/// What was wrong with a session: `result-type` of RFC 8460 §4.3.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsFailureKind {
+    /// The host does not offer STARTTLS, or refused it.
+    StarttlsNotSupported,
+    /// The certificate names other hosts.
+    CertificateHostMismatch,
+    /// The certificate is past its time, or before it.
+    CertificateExpired,
+    /// The certificate chains to nothing that is believed.
+    CertificateNotTrusted,
+    /// All else: the handshake failed, or the certificate is not the one that TLSA records name.
+    ValidationFailure,
+    /// There are TLSA records, and none can be used.
+    TlsaInvalid,
+    /// The resolver gave no answer about TLSA records that may be believed.
+    DnssecInvalid,
+    /// DANE is asked for by configuration, and the host has none.
+    DaneRequired,
+    /// The policy of MTA-STS could not be fetched.
+    StsPolicyFetchError,
+    /// What was fetched is no policy.
+    StsPolicyInvalid,
+    /// The policy's host has no certificate that verifies.
+    StsWebpkiInvalid,
 }
 
 /// What became of one recipient in one attempt.
@@ -242,6 +309,9 @@ pub struct Evidence {
     pub certificate: Option<String>,
     /// The TLS policy in force and where it came from, as `opportunistic (config)`.
     pub tls_policy: Option<String>,
+    /// What was wrong with TLS, in the terms of TLS-RPT (RFC 8460 §4.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_failure: Option<TlsFailureKind>,
     /// The receiver offers DSN (RFC 3461): what it took it also reports on. Where this is false, a
     /// report of success that the sender asked for is ours to make.
     #[serde(default)]

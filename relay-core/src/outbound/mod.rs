@@ -34,7 +34,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use io::{
-    Answer, Evidence, Hop, Job, Lane, Loaded, Login, Outcome, Reason, Report, Request, Tried,
+    Answer, Evidence, Hop, Job, Lane, Loaded, Login, Outcome, Reason, Report, Request,
+    TlsFailureKind, TlsPolicyType, TlsSession, Tried,
 };
 
 use crate::channel::ClientTls;

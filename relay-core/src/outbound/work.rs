@@ -110,6 +110,7 @@ impl Work {
             },
             reusable,
             loaded: self.job.loaded,
+            sessions: Vec::new(),
         }
     }
 }

@@ -468,6 +468,7 @@ impl World {
             },
             reusable: true,
             loaded: Some(loaded),
+            sessions: Vec::new(),
         }
     }
 
