@@ -3,6 +3,8 @@
 //! Implements RFC 5321 §4.1.2 (`Mailbox`, `Reverse-path`, `Forward-path`), the sizes of §4.5.3.1,
 //! and RFC 6531 §3.3 (UTF-8 in the local part). Source routes are refused (RFC 5321 Appendix C).
 
+mod borrowed;
+
 use alloc::string::String;
 use core::cmp::Ordering;
 use core::fmt::{self, Write as _};
@@ -10,6 +12,8 @@ use core::hash::{Hash, Hasher};
 use core::str::FromStr;
 
 use smol_str::SmolStr;
+
+pub use borrowed::MailboxRef;
 
 use crate::domain::{Domain, Host, HostError};
 use crate::octets;
@@ -87,19 +91,7 @@ impl Mailbox {
     /// # Errors
     /// Says what is wrong with the text.
     pub fn parse_utf8(text: &str) -> Result<Self, AddressError> {
-        if text.len() > PATH_MAX - 2 {
-            return Err(AddressError::TooLong);
-        }
-        let end = local_part_end(text)?;
-        if end > LOCAL_PART_MAX {
-            return Err(AddressError::LocalPartTooLong);
-        }
-        let host = text[end..].strip_prefix('@').ok_or(AddressError::NoHost)?;
-        let host = Host::parse_utf8(host).map_err(AddressError::Host)?;
-        Ok(Self {
-            local: text[..end].into(),
-            host,
-        })
+        MailboxRef::parse_utf8(text).map(|mailbox| mailbox.to_mailbox())
     }
 
     /// A mailbox at `host` whose local part means `name`; it is quoted if it must be.
@@ -189,10 +181,7 @@ fn local_part_end(text: &str) -> Result<usize, AddressError> {
     let octets = text.as_bytes();
     let mut end = 0;
     loop {
-        let atom = octets[end..]
-            .iter()
-            .take_while(|&&octet| octets::ATEXT.has(octet));
-        let atom = atom.count();
+        let atom = octets::ATEXT.prefix(&octets[end..]);
         end += atom;
         match octets.get(end) {
             _ if atom == 0 => return Err(AddressError::LocalPart),
@@ -316,11 +305,11 @@ impl fmt::Debug for Mailbox {
 
 /// Where failures are reported: the argument of MAIL FROM. RFC 5321 §4.1.1.2.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ReversePath {
+pub enum ReversePath<M = Mailbox> {
     /// `<>`: the message is itself a report, and none is made about it. RFC 5321 §4.5.5.
     Null,
     /// `<user@example.com>`
-    Mailbox(Mailbox),
+    Mailbox(M),
 }
 
 impl ReversePath {
@@ -340,25 +329,46 @@ impl ReversePath {
     /// # Errors
     /// Says what is wrong with the text.
     pub fn parse_utf8(text: &str) -> Result<Self, AddressError> {
-        match unbracketed(text)? {
-            "" => Ok(Self::Null),
-            inner => Mailbox::parse_utf8(inner).map(Self::Mailbox),
-        }
-    }
-
-    /// The mailbox, unless it is the null path.
-    #[must_use]
-    pub fn mailbox(&self) -> Option<&Mailbox> {
-        match self {
-            Self::Null => None,
-            Self::Mailbox(mailbox) => Some(mailbox),
-        }
+        ReversePath::borrow_utf8(text).map(|path| path.to_path())
     }
 
     /// Whether it can be sent without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.mailbox().is_none_or(Mailbox::is_ascii)
+    }
+}
+
+impl<M> ReversePath<M> {
+    /// The mailbox, unless it is the null path.
+    #[must_use]
+    pub const fn mailbox(&self) -> Option<&M> {
+        match self {
+            Self::Null => None,
+            Self::Mailbox(mailbox) => Some(mailbox),
+        }
+    }
+}
+
+impl<'a> ReversePath<MailboxRef<'a>> {
+    /// Reads a path that may hold UTF-8, and copies nothing of it.
+    ///
+    /// # Errors
+    /// Says what is wrong with the text.
+    pub fn borrow_utf8(text: &'a str) -> Result<Self, AddressError> {
+        match unbracketed(text)? {
+            "" => Ok(Self::Null),
+            inner => MailboxRef::parse_utf8(inner).map(Self::Mailbox),
+        }
+    }
+
+    /// The same path, on its own.
+    #[must_use]
+    pub fn to_path(&self) -> ReversePath {
+        match self {
+            Self::Null => ReversePath::Null,
+            Self::Mailbox(mailbox) => ReversePath::Mailbox(mailbox.to_mailbox()),
+        }
     }
 }
 
@@ -376,7 +386,7 @@ impl FromStr for ReversePath {
     }
 }
 
-impl fmt::Display for ReversePath {
+impl<M: fmt::Display> fmt::Display for ReversePath<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("<>"),
@@ -387,11 +397,11 @@ impl fmt::Display for ReversePath {
 
 /// Whom the message is for: the argument of RCPT TO. RFC 5321 §4.1.1.3.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ForwardPath {
+pub enum ForwardPath<M = Mailbox> {
     /// `<Postmaster>` without a domain: the server's own. RFC 5321 §4.5.1.
     Postmaster,
     /// `<user@example.com>`
-    Mailbox(Mailbox),
+    Mailbox(M),
 }
 
 impl ForwardPath {
@@ -411,26 +421,47 @@ impl ForwardPath {
     /// # Errors
     /// Says what is wrong with the text.
     pub fn parse_utf8(text: &str) -> Result<Self, AddressError> {
-        match unbracketed(text)? {
-            "" => Err(AddressError::Null),
-            inner if inner.eq_ignore_ascii_case("postmaster") => Ok(Self::Postmaster),
-            inner => Mailbox::parse_utf8(inner).map(Self::Mailbox),
-        }
-    }
-
-    /// The mailbox, unless it is the bare postmaster.
-    #[must_use]
-    pub fn mailbox(&self) -> Option<&Mailbox> {
-        match self {
-            Self::Postmaster => None,
-            Self::Mailbox(mailbox) => Some(mailbox),
-        }
+        ForwardPath::borrow_utf8(text).map(|path| path.to_path())
     }
 
     /// Whether it can be sent without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.mailbox().is_none_or(Mailbox::is_ascii)
+    }
+}
+
+impl<M> ForwardPath<M> {
+    /// The mailbox, unless it is the bare postmaster.
+    #[must_use]
+    pub const fn mailbox(&self) -> Option<&M> {
+        match self {
+            Self::Postmaster => None,
+            Self::Mailbox(mailbox) => Some(mailbox),
+        }
+    }
+}
+
+impl<'a> ForwardPath<MailboxRef<'a>> {
+    /// Reads a path that may hold UTF-8, and copies nothing of it.
+    ///
+    /// # Errors
+    /// Says what is wrong with the text.
+    pub fn borrow_utf8(text: &'a str) -> Result<Self, AddressError> {
+        match unbracketed(text)? {
+            "" => Err(AddressError::Null),
+            inner if inner.eq_ignore_ascii_case("postmaster") => Ok(Self::Postmaster),
+            inner => MailboxRef::parse_utf8(inner).map(Self::Mailbox),
+        }
+    }
+
+    /// The same path, on its own.
+    #[must_use]
+    pub fn to_path(&self) -> ForwardPath {
+        match self {
+            Self::Postmaster => ForwardPath::Postmaster,
+            Self::Mailbox(mailbox) => ForwardPath::Mailbox(mailbox.to_mailbox()),
+        }
     }
 }
 
@@ -448,7 +479,7 @@ impl FromStr for ForwardPath {
     }
 }
 
-impl fmt::Display for ForwardPath {
+impl<M: fmt::Display> fmt::Display for ForwardPath<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postmaster => f.write_str("<Postmaster>"),
@@ -560,7 +591,7 @@ mod tests {
     #[test]
     fn paths_round_trip() {
         assert_eq!(ReversePath::parse("<>"), Ok(ReversePath::Null));
-        assert_eq!(ReversePath::Null.to_string(), "<>");
+        assert_eq!(ReversePath::<Mailbox>::Null.to_string(), "<>");
         assert_eq!(
             ForwardPath::parse("<postMASTER>"),
             Ok(ForwardPath::Postmaster)

@@ -6,6 +6,7 @@ use core::str::FromStr;
 use smol_str::SmolStr;
 
 use crate::domain::{DOMAIN_MAX, Host};
+use crate::octets;
 
 /// The argument of EHLO or HELO: a [`Host`], or a name that clients in use send instead.
 ///
@@ -32,11 +33,8 @@ impl ClientName {
     /// # Errors
     /// If there is anything else in it, or nothing.
     pub fn parse(text: &str) -> Result<Self, ClientNameError> {
-        let allowed = |b: u8| {
-            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':' | b'[' | b']')
-        };
-        let fits = (1..=DOMAIN_MAX).contains(&text.len()) && text.bytes().all(allowed);
-        if fits {
+        let fits = (1..=DOMAIN_MAX).contains(&text.len());
+        if fits && octets::CLIENT_NAME.prefix(text.as_bytes()) == text.len() {
             Ok(Self(text.into()))
         } else {
             Err(ClientNameError)

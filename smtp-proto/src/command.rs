@@ -11,13 +11,14 @@ use base64::Engine as _;
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::address::{AddressError, ForwardPath, ReversePath};
+use crate::address::{AddressError, ForwardPath, MailboxRef, ReversePath};
 use crate::client_name::ClientName;
 use crate::extension::Extensions;
 use crate::param::{AuthParam, MailParams, ParamError, RcptParams, number};
 use crate::server::Rejection;
 
-/// A command, with arguments that are valid.
+/// A command, with arguments that are valid. Paths are borrowed from the line: a command that is
+/// refused costs no copy of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// `EHLO name`. RFC 5321 §4.1.1.1.
@@ -27,14 +28,14 @@ pub enum Command<'a> {
     /// `MAIL FROM:<path> params`. RFC 5321 §4.1.1.2.
     Mail {
         /// Where failures are reported.
-        from: ReversePath,
+        from: ReversePath<MailboxRef<'a>>,
         /// What extensions add.
         params: MailParams,
     },
     /// `RCPT TO:<path> params`. RFC 5321 §4.1.1.3.
     Rcpt {
         /// Whom the message is for.
-        to: ForwardPath,
+        to: ForwardPath<MailboxRef<'a>>,
         /// What extensions add.
         params: RcptParams,
     },
@@ -110,28 +111,34 @@ pub enum Verb {
 }
 
 /// The verbs of four letters, which most are: compared as one number each, the frequent ones first.
-const FOUR: [(&[u8; 4], Verb); 20] = [
-    (b"RCPT", Verb::Rcpt),
-    (b"MAIL", Verb::Mail),
-    (b"DATA", Verb::Data),
-    (b"BDAT", Verb::Bdat),
-    (b"EHLO", Verb::Ehlo),
-    (b"QUIT", Verb::Quit),
-    (b"RSET", Verb::Rset),
-    (b"AUTH", Verb::Auth),
-    (b"NOOP", Verb::Noop),
-    (b"HELO", Verb::Helo),
-    (b"VRFY", Verb::Vrfy),
-    (b"EXPN", Verb::Expn),
-    (b"HELP", Verb::Help),
-    (b"ETRN", Verb::Unimplemented),
-    (b"TURN", Verb::Unimplemented),
-    (b"SEND", Verb::Unimplemented),
-    (b"SOML", Verb::Unimplemented),
-    (b"SAML", Verb::Unimplemented),
-    (b"POST", Verb::Http),
-    (b"HEAD", Verb::Http),
+const FOUR: [(u32, Verb); 20] = [
+    (upper(*b"RCPT"), Verb::Rcpt),
+    (upper(*b"MAIL"), Verb::Mail),
+    (upper(*b"DATA"), Verb::Data),
+    (upper(*b"BDAT"), Verb::Bdat),
+    (upper(*b"EHLO"), Verb::Ehlo),
+    (upper(*b"QUIT"), Verb::Quit),
+    (upper(*b"RSET"), Verb::Rset),
+    (upper(*b"AUTH"), Verb::Auth),
+    (upper(*b"NOOP"), Verb::Noop),
+    (upper(*b"HELO"), Verb::Helo),
+    (upper(*b"VRFY"), Verb::Vrfy),
+    (upper(*b"EXPN"), Verb::Expn),
+    (upper(*b"HELP"), Verb::Help),
+    (upper(*b"ETRN"), Verb::Unimplemented),
+    (upper(*b"TURN"), Verb::Unimplemented),
+    (upper(*b"SEND"), Verb::Unimplemented),
+    (upper(*b"SOML"), Verb::Unimplemented),
+    (upper(*b"SAML"), Verb::Unimplemented),
+    (upper(*b"POST"), Verb::Http),
+    (upper(*b"HEAD"), Verb::Http),
 ];
+
+/// Four letters as a number that is the same in upper and lower case. No other octet has the number
+/// of a letter.
+pub(crate) const fn upper(letters: [u8; 4]) -> u32 {
+    u32::from_le_bytes(letters) & 0xdfdf_dfdf
+}
 
 impl Verb {
     /// The verb of a line, and what follows it and the space after it.
@@ -149,8 +156,8 @@ impl Verb {
     }
 
     fn of_four(word: [u8; 4]) -> Self {
-        let word = word.map(|octet| octet.to_ascii_uppercase());
-        let known = FOUR.iter().find(|(verb, _)| word == **verb);
+        let word = upper(word);
+        let known = FOUR.iter().find(|(verb, _)| word == *verb);
         known.map_or(Self::Unknown, |&(_, verb)| verb)
     }
 
@@ -256,10 +263,7 @@ impl<'a> Command<'a> {
         offered: Extensions,
     ) -> Result<Self, CommandError> {
         let text = || printable(args);
-        let control_first = |error| match has_control(args) {
-            true => CommandError::Control,
-            false => error,
-        };
+        let octets_first = |error| printable(args).err().unwrap_or(error);
         let none = |command| match text()? {
             "" => Ok(command),
             _ => Err(CommandError::Argument),
@@ -272,10 +276,10 @@ impl<'a> Command<'a> {
         match verb {
             Verb::Ehlo => name().map(Self::Ehlo),
             Verb::Helo => name().map(Self::Helo),
-            // No path or parameter that is valid holds a control character, so only those that are
-            // not are looked through for one.
-            Verb::Mail => parse_mail(args, offered).map_err(control_first),
-            Verb::Rcpt => parse_rcpt(args, offered).map_err(control_first),
+            // No path or parameter that is valid holds a control character or is not UTF-8, so only
+            // those that are not valid are looked through for that.
+            Verb::Mail => parse_mail(args, offered).map_err(octets_first),
+            Verb::Rcpt => parse_rcpt(args, offered).map_err(octets_first),
             Verb::Data => none(Self::Data),
             Verb::Bdat => parse_bdat(args).ok_or(CommandError::ChunkSize),
             Verb::Rset => none(Self::Rset),
@@ -319,56 +323,88 @@ fn has_control(args: &[u8]) -> bool {
     args.iter().any(u8::is_ascii_control)
 }
 
-fn parse_mail(args: &[u8], offered: Extensions) -> Result<Command<'static>, CommandError> {
+fn parse_mail(args: &[u8], offered: Extensions) -> Result<Command<'_>, CommandError> {
     let brackets = CommandError::Sender(AddressError::Brackets);
-    let (path, params) = split_path(text(args)?, "FROM:").ok_or(brackets)?;
-    let from = ReversePath::parse_utf8(path).map_err(CommandError::Sender)?;
-    let params = MailParams::parse(params, offered).map_err(CommandError::Param)?;
-    let submitter = match &params.auth {
-        Some(AuthParam::Mailbox(mailbox)) => mailbox.is_ascii(),
-        Some(AuthParam::Unknown) | None => true,
+    let [
+        b'F' | b'f',
+        b'R' | b'r',
+        b'O' | b'o',
+        b'M' | b'm',
+        b':',
+        args @ ..,
+    ] = args
+    else {
+        return Err(brackets);
     };
-    let ascii = from.is_ascii() && submitter;
-    if !ascii && !params.smtputf8 {
-        return Err(CommandError::Utf8NotDeclared);
+    let (from, params) = match plain_path(args) {
+        Some((mailbox, params)) => (ReversePath::Mailbox(mailbox), params),
+        None => {
+            let (path, params) = split_path(args).ok_or(brackets)?;
+            let path = ReversePath::borrow_utf8(path).map_err(CommandError::Sender)?;
+            (path, params)
+        }
+    };
+    let params = MailParams::parse_octets(params, offered).map_err(CommandError::Param)?;
+    if !params.smtputf8 {
+        let submitter = match &params.auth {
+            Some(AuthParam::Mailbox(mailbox)) => mailbox.is_ascii(),
+            Some(AuthParam::Unknown) | None => true,
+        };
+        if !submitter || !from.mailbox().is_none_or(MailboxRef::is_ascii) {
+            return Err(CommandError::Utf8NotDeclared);
+        }
     }
     Ok(Command::Mail { from, params })
 }
 
-fn parse_rcpt(args: &[u8], offered: Extensions) -> Result<Command<'static>, CommandError> {
+fn parse_rcpt(args: &[u8], offered: Extensions) -> Result<Command<'_>, CommandError> {
     let brackets = CommandError::Recipient(AddressError::Brackets);
-    let (path, params) = split_path(text(args)?, "TO:").ok_or(brackets)?;
-    let to = ForwardPath::parse_utf8(path).map_err(CommandError::Recipient)?;
-    let params = RcptParams::parse(params, offered).map_err(CommandError::Param)?;
+    let [b'T' | b't', b'O' | b'o', b':', args @ ..] = args else {
+        return Err(brackets);
+    };
+    let (to, params) = match plain_path(args) {
+        Some((mailbox, params)) => (ForwardPath::Mailbox(mailbox), params),
+        None => {
+            let (path, params) = split_path(args).ok_or(brackets)?;
+            let path = ForwardPath::borrow_utf8(path).map_err(CommandError::Recipient)?;
+            (path, params)
+        }
+    };
+    let params = RcptParams::parse_octets(params, offered).map_err(CommandError::Param)?;
     Ok(Command::Rcpt { to, params })
 }
 
-/// Parts `FROM:<path> params`. A quoted local part may hold spaces and angle brackets.
+/// Parts `<path> params` and reads the path, in one pass, if it is one of the kind that nearly all
+/// are. What it takes, [`split_path`] and the readers of paths take too.
+fn plain_path(args: &[u8]) -> Option<(MailboxRef<'_>, &[u8])> {
+    let [b'<', path @ ..] = args else { return None };
+    let (mailbox, params) = MailboxRef::of_plain_path(path)?;
+    matches!(params, [] | [b' ', ..]).then_some((mailbox, params))
+}
+
+/// Parts `<path> params`. A quoted local part may hold spaces and angle brackets.
 ///
 /// Spaces after the colon are not in the grammar, and clients in use send them.
-fn split_path<'a>(args: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
-    let (start, rest) = args.split_at_checked(prefix.len())?;
-    if !start.eq_ignore_ascii_case(prefix) {
-        return None;
+fn split_path(args: &[u8]) -> Option<(&str, &[u8])> {
+    let mut args = args;
+    while let [b' ', rest @ ..] = args {
+        args = rest;
     }
-    let mut rest = rest;
-    while let Some(after) = rest.strip_prefix(' ') {
-        rest = after;
-    }
-    let end = match memchr::memchr2(b'"', b'>', rest.as_bytes())? {
-        end if rest.as_bytes()[end] == b'>' => end,
-        _ => quoted_path_end(rest)?,
+    let end = match memchr::memchr2(b'"', b'>', args)? {
+        end if args[end] == b'>' => end,
+        _ => quoted_path_end(args)?,
     };
-    let (path, params) = rest.split_at(end + 1);
-    let parted = path.starts_with('<') && (params.is_empty() || params.starts_with(' '));
+    let (path, params) = args.split_at(end + 1);
+    let parted = matches!((path, params), ([b'<', ..], [] | [b' ', ..]));
+    let path = core::str::from_utf8(path).ok()?;
     parted.then_some((path, params))
 }
 
 /// Where the bracket is that no quotes are around.
-fn quoted_path_end(path: &str) -> Option<usize> {
+fn quoted_path_end(path: &[u8]) -> Option<usize> {
     let mut quoted = false;
     let mut escaped = false;
-    path.bytes().position(|byte| {
+    path.iter().position(|&byte| {
         let literal = core::mem::take(&mut escaped);
         match byte {
             b'\\' if quoted => escaped = !literal,
@@ -387,7 +423,7 @@ fn parse_bdat(args: &[u8]) -> Option<Command<'static>> {
         Some((size, word)) if word.eq_ignore_ascii_case("LAST") => (size, true),
         Some(_) => return None,
     };
-    let size = number(size, 20)?;
+    let size = number(size.as_bytes(), 20)?;
     Some(Command::Bdat { size, last })
 }
 

@@ -113,25 +113,32 @@ fn check(text: &str) -> Result<(), DomainError> {
     if text.len() > DOMAIN_MAX {
         return Err(DomainError::TooLong);
     }
-    let octets = text.as_bytes();
-    let mut start = 0;
-    for (at, &octet) in octets.iter().enumerate() {
-        if octets::LABEL.has(octet) {
-            continue;
+    let mut rest = text.as_bytes();
+    loop {
+        let (label, after) = rest.split_at(octets::LABEL.prefix(rest));
+        match after {
+            [] => {
+                check_label(label)?;
+                break;
+            }
+            [b'.', after @ ..] => {
+                check_label(label)?;
+                rest = after;
+            }
+            _ => return Err(DomainError::Character),
         }
-        if octet != b'.' {
-            return Err(DomainError::Character);
-        }
-        check_label(&octets[start..at])?;
-        start = at + 1;
     }
-    check_label(&octets[start..])?;
     let u_labels = || text.chars().filter(|c| !c.is_ascii()).all(is_u_label_char);
     if text.is_ascii() || u_labels() {
         Ok(())
     } else {
         Err(DomainError::Character)
     }
+}
+
+/// Whether letters, digits and hyphens are a label.
+pub(crate) fn is_label(label: &[u8]) -> bool {
+    check_label(label).is_ok()
 }
 
 fn check_label(label: &[u8]) -> Result<(), DomainError> {
@@ -337,7 +344,10 @@ impl Host {
     /// # Errors
     /// Says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, HostError> {
-        Self::parse_with(text, Domain::parse)
+        if !text.is_ascii() && !text.starts_with('[') {
+            return Err(HostError::Domain(DomainError::NotAscii));
+        }
+        Self::parse_utf8(text)
     }
 
     /// Reads a domain whose labels may be U-labels, or an address literal.
@@ -345,20 +355,7 @@ impl Host {
     /// # Errors
     /// Says what is wrong with the text.
     pub fn parse_utf8(text: &str) -> Result<Self, HostError> {
-        Self::parse_with(text, Domain::parse_utf8)
-    }
-
-    fn parse_with(
-        text: &str,
-        domain: impl FnOnce(&str) -> Result<Domain, DomainError>,
-    ) -> Result<Self, HostError> {
-        if text.starts_with('[') {
-            AddressLiteral::parse(text)
-                .map(Self::Literal)
-                .map_err(HostError::Literal)
-        } else {
-            domain(text).map(Self::Domain).map_err(HostError::Domain)
-        }
+        HostRef::parse_utf8(text).map(HostRef::to_host)
     }
 
     /// The domain, if it is one.
@@ -374,6 +371,56 @@ impl Host {
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.domain().is_none_or(Domain::is_ascii)
+    }
+}
+
+/// A [`Host`] that borrows the text it was read from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HostRef<'a> {
+    /// A valid domain.
+    Domain(&'a str),
+    /// An address.
+    Literal(AddressLiteral),
+}
+
+impl<'a> HostRef<'a> {
+    /// As [`Host::parse_utf8`].
+    pub(crate) fn parse_utf8(text: &'a str) -> Result<Self, HostError> {
+        if text.starts_with('[') {
+            AddressLiteral::parse(text)
+                .map(Self::Literal)
+                .map_err(HostError::Literal)
+        } else {
+            check(text)
+                .map(|()| Self::Domain(text))
+                .map_err(HostError::Domain)
+        }
+    }
+
+    pub(crate) fn to_host(self) -> Host {
+        match self {
+            Self::Domain(domain) => Host::Domain(Domain(domain.into())),
+            Self::Literal(literal) => Host::Literal(literal),
+        }
+    }
+}
+
+impl PartialEq for HostRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Domain(left), Self::Domain(right)) => left.eq_ignore_ascii_case(right),
+            (Self::Literal(left), Self::Literal(right)) => left == right,
+            (Self::Domain(_), Self::Literal(_)) | (Self::Literal(_), Self::Domain(_)) => false,
+        }
+    }
+}
+
+impl fmt::Display for HostRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain(domain) => f.write_str(domain),
+            Self::Literal(literal) => literal.fmt(f),
+        }
     }
 }
 

@@ -114,7 +114,7 @@ pub mod server;
 mod time_text;
 mod xtext;
 
-pub use address::{AddressError, ForwardPath, Mailbox, ReversePath};
+pub use address::{AddressError, ForwardPath, Mailbox, MailboxRef, ReversePath};
 pub use client_name::{ClientName, ClientNameError};
 pub use code::{Class, Code, EnhancedCode, Severity};
 pub use command::{Command, CommandError, Verb};

@@ -2,6 +2,8 @@
 //!
 //! The sizes of RFC 5321 §4.5.3.1, and of RFC 4954 §4 for AUTH; the counts are ours.
 
+use crate::command::upper;
+
 /// The longest command line, with its CRLF. RFC 5321 §4.5.3.1.4.
 pub const COMMAND_LINE_MAX: usize = 512;
 /// The longest MAIL or RCPT line, with its CRLF: 512 and what the extensions add to it.
@@ -18,15 +20,16 @@ pub const LINE_SKIP_MAX: usize = 64 * 1024;
 /// The longest line that may begin with these octets, with its CRLF.
 #[must_use]
 pub fn command_line_max(start: &[u8]) -> usize {
-    let Some(verb) = start.get(..4) else {
+    const AUTH: u32 = upper(*b"AUTH");
+    const MAIL: u32 = upper(*b"MAIL");
+    const RCPT: u32 = upper(*b"RCPT");
+    let Some(verb) = start.first_chunk() else {
         return COMMAND_LINE_MAX;
     };
-    if verb.eq_ignore_ascii_case(b"AUTH") {
-        AUTH_LINE_MAX
-    } else if verb.eq_ignore_ascii_case(b"MAIL") || verb.eq_ignore_ascii_case(b"RCPT") {
-        ENVELOPE_LINE_MAX
-    } else {
-        COMMAND_LINE_MAX
+    match upper(*verb) {
+        AUTH => AUTH_LINE_MAX,
+        MAIL | RCPT => ENVELOPE_LINE_MAX,
+        _ => COMMAND_LINE_MAX,
     }
 }
 

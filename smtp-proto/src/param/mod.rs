@@ -12,6 +12,7 @@ pub use dsn::{EnvId, Notify, Occasion, Orcpt, Ret};
 pub use values::{AuthParam, BodyType, ByMode, DeliverBy, Hold, Priority};
 
 use crate::extension::{Extension, Extensions};
+use crate::octets;
 use crate::time_text;
 
 /// Why the parameters of a command were not accepted. RFC 5321 §4.1.1.11.
@@ -73,20 +74,32 @@ pub enum Keyword {
 }
 
 impl Keyword {
-    const MAIL: [Self; 11] = [
-        Self::Size,
-        Self::Body,
-        Self::SmtpUtf8,
-        Self::Ret,
-        Self::EnvId,
-        Self::Auth,
-        Self::RequireTls,
-        Self::HoldFor,
-        Self::HoldUntil,
-        Self::By,
-        Self::MtPriority,
-    ];
-    const RCPT: [Self; 2] = [Self::Notify, Self::Orcpt];
+    /// The one with this name, in any case. Names differ in their lengths, nearly.
+    fn from_name(name: &[u8]) -> Option<Self> {
+        let keyword = match (name.len(), name.first()?.to_ascii_uppercase()) {
+            (2, _) => Self::By,
+            (3, _) => Self::Ret,
+            (4, b'S') => Self::Size,
+            (4, b'B') => Self::Body,
+            (4, _) => Self::Auth,
+            (5, b'E') => Self::EnvId,
+            (5, _) => Self::Orcpt,
+            (6, _) => Self::Notify,
+            (7, _) => Self::HoldFor,
+            (8, _) => Self::SmtpUtf8,
+            (9, _) => Self::HoldUntil,
+            (10, _) => Self::RequireTls,
+            (11, _) => Self::MtPriority,
+            _ => return None,
+        };
+        let same = keyword.as_str().as_bytes().eq_ignore_ascii_case(name);
+        same.then_some(keyword)
+    }
+
+    /// Whether it stands with RCPT; the others stand with MAIL.
+    const fn is_of_rcpt(self) -> bool {
+        matches!(self, Self::Notify | Self::Orcpt)
+    }
 
     /// As it is written.
     #[must_use]
@@ -156,15 +169,21 @@ impl MailParams {
     /// # Errors
     /// Says what is wrong, and so which reply it causes.
     pub fn parse(text: &str, offered: Extensions) -> Result<Self, ParamError> {
+        Self::parse_octets(text.as_bytes(), offered)
+    }
+
+    /// The same of octets, which need not be UTF-8.
+    pub(crate) fn parse_octets(octets: &[u8], offered: Extensions) -> Result<Self, ParamError> {
         let mut params = Self::default();
-        each(text, &Keyword::MAIL, |keyword, value| {
-            params.set(keyword, value, offered)
-        })?;
+        each(octets, |keyword, value| params.set(keyword, value, offered))?;
         Ok(params)
     }
 
     /// `None`: the value is wrong; `Some(false)`: it is not offered.
-    fn set(&mut self, keyword: Keyword, value: Option<&str>, offered: Extensions) -> Option<bool> {
+    fn set(&mut self, keyword: Keyword, value: Option<&[u8]>, offered: Extensions) -> Option<bool> {
+        if keyword.is_of_rcpt() {
+            return Some(false);
+        }
         let known = offered.has(keyword.extension())
             || (keyword == Keyword::Body && offered.has(Extension::BinaryMime));
         if !known {
@@ -175,7 +194,7 @@ impl MailParams {
             (Keyword::Body, Some(v)) => {
                 let body = BodyType::ALL
                     .into_iter()
-                    .find(|b| b.as_str().eq_ignore_ascii_case(v))?;
+                    .find(|b| b.as_str().as_bytes().eq_ignore_ascii_case(v))?;
                 if !body.offered(offered) {
                     return Some(false);
                 }
@@ -183,24 +202,21 @@ impl MailParams {
             }
             (Keyword::SmtpUtf8, None) => self.smtputf8 = true,
             (Keyword::Ret, Some(v)) => {
-                let ret = [Ret::Full, Ret::Headers].into_iter();
-                self.ret = Some(
-                    ret.into_iter()
-                        .find(|r| r.as_str().eq_ignore_ascii_case(v))?,
-                );
+                let mut known = [Ret::Full, Ret::Headers].into_iter();
+                self.ret = Some(known.find(|r| r.as_str().as_bytes().eq_ignore_ascii_case(v))?);
             }
-            (Keyword::EnvId, Some(v)) => self.envid = Some(EnvId::parse(v)?),
-            (Keyword::Auth, Some(v)) => self.auth = Some(AuthParam::parse(v)?),
+            (Keyword::EnvId, Some(v)) => self.envid = Some(EnvId::parse(text(v)?)?),
+            (Keyword::Auth, Some(v)) => self.auth = Some(AuthParam::parse(text(v)?)?),
             (Keyword::RequireTls, None) => self.requiretls = true,
             // RFC 4865 §4: one of the two at most.
             (Keyword::HoldFor, Some(v)) if self.hold.is_none() => {
                 self.hold = Some(Hold::parse_for(v)?);
             }
             (Keyword::HoldUntil, Some(v)) if self.hold.is_none() => {
-                self.hold = Some(Hold::parse_until(v)?);
+                self.hold = Some(Hold::parse_until(text(v)?)?);
             }
-            (Keyword::By, Some(v)) => self.by = Some(DeliverBy::parse(v)?),
-            (Keyword::MtPriority, Some(v)) => self.mt_priority = Some(Priority::parse(v)?),
+            (Keyword::By, Some(v)) => self.by = Some(DeliverBy::parse(text(v)?)?),
+            (Keyword::MtPriority, Some(v)) => self.mt_priority = Some(Priority::parse(text(v)?)?),
             _ => return None,
         }
         Some(true)
@@ -261,15 +277,20 @@ impl RcptParams {
     /// # Errors
     /// Says what is wrong, and so which reply it causes.
     pub fn parse(text: &str, offered: Extensions) -> Result<Self, ParamError> {
+        Self::parse_octets(text.as_bytes(), offered)
+    }
+
+    /// The same of octets, which need not be UTF-8.
+    pub(crate) fn parse_octets(octets: &[u8], offered: Extensions) -> Result<Self, ParamError> {
         let mut params = Self::default();
-        each(text, &Keyword::RCPT, |keyword, value| {
-            if !offered.has(keyword.extension()) {
+        each(octets, |keyword, value| {
+            if !keyword.is_of_rcpt() || !offered.has(keyword.extension()) {
                 return Some(false);
             }
             if keyword == Keyword::Notify {
-                params.notify = Notify::parse(value?)?;
+                params.notify = Notify::parse(text(value?)?)?;
             } else {
-                params.orcpt = Some(Orcpt::parse(value?)?);
+                params.orcpt = Some(Orcpt::parse(text(value?)?)?);
             }
             Some(true)
         })?;
@@ -291,52 +312,70 @@ impl fmt::Display for RcptParams {
 }
 
 /// Hands each `keyword[=value]` to `set`, once. RFC 5321 §4.1.2 `esmtp-param`.
+///
+/// `set` takes no value that holds a control character.
 fn each(
-    text: &str,
-    known: &[Keyword],
-    mut set: impl FnMut(Keyword, Option<&str>) -> Option<bool>,
+    octets: &[u8],
+    mut set: impl FnMut(Keyword, Option<&[u8]>) -> Option<bool>,
 ) -> Result<(), ParamError> {
     let mut seen = 0u16;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.bytes().position(|octet| octet == b' ');
-        let param = &rest[..end.unwrap_or(rest.len())];
-        rest = rest.get(param.len() + 1..).unwrap_or_default();
-        if param.is_empty() {
+    let mut rest = octets;
+    while let [first, after @ ..] = rest {
+        if *first == b' ' {
+            rest = after;
             continue;
         }
-        let (name, value) = match param.bytes().position(|octet| octet == b'=') {
+        let end = rest.iter().position(|&octet| octet == b' ');
+        let (param, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
+        let (name, value) = match param.iter().position(|&octet| octet == b'=') {
             Some(at) => (&param[..at], Some(&param[at + 1..])),
             None => (param, None),
         };
-        let named = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        let valued = value.is_none_or(|v| !v.is_empty() && !v.chars().any(char::is_control));
-        if name.is_empty() || name.starts_with('-') || !named || !valued {
-            return Err(ParamError::Syntax);
-        }
-        let keyword = known
-            .iter()
-            .copied()
-            .find(|k| k.as_str().eq_ignore_ascii_case(name));
-        let keyword = keyword.ok_or(ParamError::Unknown)?;
+        let or_syntax = |error| match is_well_formed(name, value) {
+            true => error,
+            false => ParamError::Syntax,
+        };
+        let keyword = Keyword::from_name(name).filter(|_| value != Some(b""));
+        let keyword = keyword.ok_or_else(|| or_syntax(ParamError::Unknown))?;
         let bit = 1 << keyword as u8;
         if seen & bit != 0 {
-            return Err(ParamError::Duplicate);
+            return Err(or_syntax(ParamError::Duplicate));
         }
         seen |= bit;
         match set(keyword, value) {
             Some(true) => {}
-            Some(false) => return Err(ParamError::Unknown),
-            None => return Err(ParamError::Value(keyword)),
+            Some(false) => return Err(or_syntax(ParamError::Unknown)),
+            None => return Err(or_syntax(ParamError::Value(keyword))),
         }
     }
     Ok(())
 }
 
+/// RFC 5321 §4.1.2 `esmtp-keyword`, `esmtp-value`.
+fn is_well_formed(name: &[u8], value: Option<&[u8]>) -> bool {
+    let named = octets::PLAIN_LABEL.prefix(name) == name.len();
+    let printable = |v| text(v).is_some_and(|v| !v.chars().any(char::is_control));
+    let valued = value.is_none_or(|v| !v.is_empty() && printable(v));
+    named && valued && !name.is_empty() && !name.starts_with(b"-")
+}
+
+fn text(octets: &[u8]) -> Option<&str> {
+    core::str::from_utf8(octets).ok()
+}
+
 /// One to `digits_max` digits, without a sign, that fit.
-pub(crate) fn number(text: &str, digits_max: usize) -> Option<u64> {
-    let plain = (1..=digits_max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    if plain { text.parse().ok() } else { None }
+pub(crate) fn number(digits: &[u8], digits_max: usize) -> Option<u64> {
+    if !(1..=digits_max).contains(&digits.len()) {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |number, digit| {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub enum Hold {
 }
 
 impl Hold {
-    pub(super) fn parse_for(wire: &str) -> Option<Self> {
+    pub(super) fn parse_for(wire: &[u8]) -> Option<Self> {
         number(wire, 9)
             .and_then(|n| u32::try_from(n).ok())
             .and_then(NonZeroU32::new)
@@ -145,7 +145,7 @@ impl DeliverBy {
             Some(digits) => (digits, -1),
             None => (time.strip_prefix('+').unwrap_or(time), 1),
         };
-        let seconds = sign * i32::try_from(number(digits, 9)?).ok()?;
+        let seconds = sign * i32::try_from(number(digits.as_bytes(), 9)?).ok()?;
         let (mode, trace) = match mode.as_bytes() {
             [mode] => (mode, false),
             [mode, b'T' | b't'] => (mode, true),

@@ -50,6 +50,7 @@ impl Connection {
             binary: params.body == Some(BodyType::BinaryMime),
             recipients: 0,
         }));
+        let from = from.to_path();
         Some(Event::Mail(Mail { from, params }))
     }
 

@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 
 use super::{Connection, Event, Pending, Rcpt, Rejection, State, respond};
+use crate::address::MailboxRef;
 use crate::command::{Command, CommandError};
 use crate::param::Orcpt;
 
@@ -36,7 +37,8 @@ impl Connection {
             respond::rejection(Rejection::TOO_MANY_RECIPIENTS, text, wire);
             return None;
         }
-        let ascii = to.is_ascii() && params.orcpt.as_ref().is_none_or(Orcpt::is_ascii);
+        let ascii = to.mailbox().is_none_or(MailboxRef::is_ascii)
+            && params.orcpt.as_ref().is_none_or(Orcpt::is_ascii);
         if !ascii && !smtputf8 {
             self.command_error(CommandError::Utf8NotDeclared, wire);
             return None;
@@ -44,6 +46,7 @@ impl Connection {
         if let State::Envelope(envelope) = core::mem::replace(&mut self.state, State::Closed) {
             self.state = State::Pending(Pending::Rcpt(envelope));
         }
+        let to = to.to_path();
         Some(Event::Rcpt(Rcpt { to, params }))
     }
 }
