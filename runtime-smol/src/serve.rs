@@ -158,7 +158,7 @@ impl Admins {
         let admins = self.clone();
         self.executor.spawn(async move {
             let clock = admins.hub.clock();
-            let mut machine = http::Connection::new(origin, clock.now());
+            let mut machine = admins.hub.open_admin(origin);
             let interrupt = Some(http::Connection::interrupt as fn(&mut _, _));
             let mut requests = AdminRequests(Arc::clone(&admins.hub));
             let stream = Some(stream);

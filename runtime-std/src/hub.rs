@@ -34,7 +34,7 @@ pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError};
 pub use seat::{DeliverySeat, SessionSeat};
 use sink::Sink;
 
-use relay_core::admin::{AdminRequest, AdminResponse, http};
+use relay_core::admin::{AdminRequest, AdminResponse, Origin, http};
 use relay_core::dns::Resolver;
 use relay_core::engine::{Answer, Capacity, Engine, Input, Next, Output, Resources, Start};
 use relay_core::id::{AdminId, DeliveryId, SessionId};
@@ -169,6 +169,13 @@ impl Hub {
     /// Those of the system, with the address in the text.
     pub fn bind_admin(&self) -> io::Result<(UnixListener, Option<TcpListener>)> {
         let config = Arc::clone(&self.loaded().config);
+        if let Some(address) = config.admin
+            && !address.ip().to_canonical().is_loopback()
+            && config.admin_token.is_none()
+        {
+            let text = format!("[admin] address {address} is not on loopback and has no token");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let unix = listen::bind_admin(&config.data_dir)?;
         let tcp = config.admin.map(listen::bind).transpose()?;
         if let Some(tcp) = &tcp {
@@ -286,6 +293,13 @@ impl Hub {
         let slot = Slot::new();
         lock(&self.waiting).sessions.insert(id, Arc::clone(&slot));
         SessionSeat::new(Arc::clone(self), id, slot)
+    }
+
+    /// The machine of an administrator's connection.
+    #[must_use]
+    pub fn open_admin(&self, origin: Origin) -> http::Connection {
+        let token = self.loaded().config.admin_token.clone();
+        http::Connection::new(origin, self.clock.now()).with_token(token)
     }
 
     /// The machine of a delivery, and its seat.

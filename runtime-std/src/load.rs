@@ -391,6 +391,11 @@ fn read_wanted(
             config.routes[index].password = Some(password);
             Ok(())
         }
+        FileUse::AdminToken => {
+            let token = files::read_token(file, warnings)?;
+            config.admin_token = Some(token);
+            Ok(())
+        }
         FileUse::DkimKey(index, at) => {
             let key = tls::signing_key(file, warnings)?;
             let domain = Arc::make_mut(&mut config.domains[index]);

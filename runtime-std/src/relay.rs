@@ -309,7 +309,7 @@ fn session_request(seat: &SessionSeat, request: inbound::Request) -> inbound::An
 
 /// Drives one administrator's connection.
 fn run_admin<S: Stream>(hub: &Hub, stop: &StopSignal, stream: S, origin: Origin) {
-    let mut machine = http::Connection::new(origin, hub.clock().now());
+    let mut machine = hub.open_admin(origin);
     drive(
         &mut machine,
         Some(stream),

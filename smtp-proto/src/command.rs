@@ -229,15 +229,19 @@ impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unknown => "Command not recognized; send HELP for those that are",
-            Self::Unimplemented => "Command not implemented",
+            Self::Unimplemented => "Command not implemented; send HELP for those that are",
             Self::Http => "This is not an HTTP server",
             Self::Control => "Control character in a command; remove it",
-            Self::NotUtf8 => "Command is not valid UTF-8",
-            Self::Argument => "Syntax error in the argument",
+            Self::NotUtf8 => "Command is not valid UTF-8; encode it so",
+            Self::Argument => "Syntax error in the argument; correct it, HELP names the commands",
             Self::ChunkSize => "Syntax: BDAT size [LAST]; closing, as what follows is unknown",
-            Self::Base64 => "The response is not valid base64",
-            Self::Sender(error) => return write!(f, "Syntax: MAIL FROM:<address>: {error}"),
-            Self::Recipient(error) => return write!(f, "Syntax: RCPT TO:<address>: {error}"),
+            Self::Base64 => "The response is not valid base64; encode it, then send AUTH again",
+            Self::Sender(error) => {
+                return write!(f, "Syntax: MAIL FROM:<address>: {error}; correct it");
+            }
+            Self::Recipient(error) => {
+                return write!(f, "Syntax: RCPT TO:<address>: {error}; correct it");
+            }
             Self::Param(error) => return fmt::Display::fmt(error, f),
             Self::Utf8NotDeclared => "Non-ASCII address; send SMTPUTF8 with MAIL",
         })

@@ -10,19 +10,25 @@
 //! | `GET /api/v1/trace/ID` | a list of [`DeliveryEvent`], or 404 |
 //! | `POST /api/v1/reload` | `{"changed": […]}`, or 409 with `{"error": …}` |
 //!
-//! Over TCP, a request must name the relay by an IP address or `localhost` (so that no foreign name that
-//! resolves to it reaches it), and one that changes something must carry the header
-//! `X-Relay-Admin: 1`, which no web page can send across origins.
+//! Where there is a token (`[admin] token_file`), every request over TCP must show it: as
+//! `Authorization: Bearer TOKEN` (RFC 6750 §2.1), or as the password of any user by `Basic` (RFC 7617 §2),
+//! for which a browser asks by itself. Without one, a request over TCP must name
+//! the relay by an IP address or `localhost`, so that no foreign name that resolves to it reaches it. One
+//! that changes something must carry the header `X-Relay-Admin: 1`, which no web page can send across
+//! origins, unless it shows the token as a bearer.
 //!
 //! [`DeliveryEvent`]: crate::events::DeliveryEvent
 
 use std::net::IpAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 use ureq_proto::http::{self, Method, StatusCode};
 
 use super::http::{Answer, Request, is_read};
 use super::{Action, AdminRequest, AdminResponse, Selector};
+use crate::config::Secret;
 use crate::id::MessageId;
 
 /// The most entries of one list.
@@ -31,6 +37,9 @@ pub const LIST_MAX: usize = 1000;
 /// The page loads nothing from elsewhere and runs only its own script.
 pub(super) const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
      frame-ancestors 'none'";
+
+/// What a browser is told that has shown no token: it asks its user. RFC 7617 §2.
+pub(super) const CHALLENGE: &str = "Basic realm=\"smtp-relay\", charset=\"UTF-8\"";
 
 const PAGE: &[u8] = include_bytes!("assets/page.html");
 
@@ -58,23 +67,17 @@ pub(super) struct Call {
 enum Trust {
     Full,
     ReadOnly,
-    None,
+    /// It names the relay in a way that a foreign zone can.
+    ForeignName,
+    /// It does not show the token.
+    NoToken,
 }
 
 impl Call {
-    pub(super) fn new(request: &http::Request<()>, origin: Origin) -> Self {
-        let header = |name: &str| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-        };
-        let host = header("host").or_else(|| request.uri().authority().map(|host| host.as_str()));
+    pub(super) fn new(request: &http::Request<()>, origin: Origin, token: Option<&Secret>) -> Self {
         let trusted = match origin {
             Origin::Local => Trust::Full,
-            Origin::Tcp if !host.is_some_and(is_own_name) => Trust::None,
-            Origin::Tcp if header("x-relay-admin") == Some("1") => Trust::Full,
-            Origin::Tcp => Trust::ReadOnly,
+            Origin::Tcp => trust(request, token),
         };
         Self {
             method: request.method().clone(),
@@ -84,6 +87,49 @@ impl Call {
             body: Vec::new(),
         }
     }
+}
+
+/// What a request over TCP may do.
+fn trust(request: &http::Request<()>, token: Option<&Secret>) -> Trust {
+    let header = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let host = header("host").or_else(|| request.uri().authority().map(|host| host.as_str()));
+    let meant = header("x-relay-admin") == Some("1");
+    let shown = header("authorization").and_then(|value| value.split_once(' '));
+    match (token, shown) {
+        (None, _) if !host.is_some_and(is_own_name) => Trust::ForeignName,
+        (Some(token), Some((scheme, shown))) if scheme.eq_ignore_ascii_case("bearer") => {
+            match token.is(shown.trim().as_bytes()) {
+                true => Trust::Full,
+                false => Trust::NoToken,
+            }
+        }
+        (Some(token), Some((scheme, shown)))
+            if scheme.eq_ignore_ascii_case("basic") && is_password(token, shown) =>
+        {
+            Trust::of(meant)
+        }
+        (Some(_), _) => Trust::NoToken,
+        (None, _) => Trust::of(meant),
+    }
+}
+
+impl Trust {
+    /// Of a request that a web page may have sent: a change must be meant.
+    const fn of(meant: bool) -> Self {
+        if meant { Self::Full } else { Self::ReadOnly }
+    }
+}
+
+/// Whether these Basic credentials have the token for a password. RFC 7617 §2.
+fn is_password(token: &Secret, credentials: &str) -> bool {
+    let decoded = BASE64.decode(credentials.trim()).unwrap_or_default();
+    let password = decoded.splitn(2, |&octet| octet == b':').nth(1);
+    password.is_some_and(|password| token.is(password))
 }
 
 /// Whether a Host header names this machine in a way that no foreign zone can.
@@ -141,9 +187,14 @@ pub(super) fn request(call: Call) -> Result<Request, Reply> {
     let segments: Vec<&str> = call.path.trim_matches('/').split('/').collect();
     let read = is_read(&call.method);
     match call.trusted {
-        Trust::None => {
+        Trust::ForeignName => {
             let text = "over TCP, name the relay by its address or as localhost";
             return Err(Reply::error(StatusCode::FORBIDDEN, text));
+        }
+        Trust::NoToken => {
+            let text = "show the token of [admin] token_file: as `Authorization: Bearer TOKEN`, \
+                        or as the password of any user";
+            return Err(Reply::error(StatusCode::UNAUTHORIZED, text));
         }
         Trust::ReadOnly if !read => {
             let text = "over TCP, a change needs the header X-Relay-Admin: 1";

@@ -16,6 +16,7 @@ use ureq_proto::server::{RecvRequestResult, Reply, SendResponseResult, state};
 
 use super::api::{self, Asked, Call, Origin};
 use super::{AdminRequest, AdminResponse};
+use crate::config::Secret;
 use crate::events::DeliveryEvent;
 use crate::id::MessageId;
 use crate::machine::{BURST_MAX, Input, Machine, Output, Timer};
@@ -63,6 +64,7 @@ pub struct Connection {
     /// What came and was not used.
     input: Vec<u8>,
     origin: Origin,
+    token: Option<Secret>,
     /// When the request that is awaited must be whole.
     until: Instant,
     /// The relay shuts down: no request after this one.
@@ -95,9 +97,17 @@ impl Connection {
             state: fresh(),
             input: Vec::new(),
             origin,
+            token: None,
             until: now.instant + REQUEST_WAIT,
             interrupted: false,
         }
+    }
+
+    /// The same for a relay with a token: over TCP every request must show it.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<Secret>) -> Self {
+        self.token = token;
+        self
     }
 
     /// Asks for an end: at once if no request is under way, else after its response.
@@ -148,7 +158,7 @@ impl Connection {
             return Ok(None);
         };
         self.input.drain(..used);
-        let call = Call::new(&request, self.origin);
+        let call = Call::new(&request, self.origin, self.token.as_ref());
         let next = match reply.proceed().ok_or(StatusCode::BAD_REQUEST)? {
             RecvRequestResult::ProvideResponse(reply) => dispatch(Box::new(reply), call),
             RecvRequestResult::RecvBody(reply) => State::Body(Box::new(reply), call),
@@ -284,7 +294,12 @@ fn write(
         .header(header::CONTENT_LENGTH, answer.body.len())
         .header(header::CACHE_CONTROL, "no-store")
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .header(header::CONTENT_SECURITY_POLICY, api::PAGE_POLICY)
+        .header(header::CONTENT_SECURITY_POLICY, api::PAGE_POLICY);
+    let response = match answer.status {
+        StatusCode::UNAUTHORIZED => response.header(header::WWW_AUTHENTICATE, api::CHALLENGE),
+        _ => response,
+    };
+    let response = response
         .body(())
         .map_err(|error| ureq_proto::Error::BadHeader(error.to_string()))?;
     let mut reply = reply.provide(response)?;

@@ -1,7 +1,11 @@
 //! The admin connection and API without a socket: every chunking, limits, keep-alive, what is refused.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::http::{Answer, Connection, Request};
 use super::{Action, AdminRequest, AdminResponse, Origin, Selector};
+use crate::config::Secret;
 use crate::events::{DeliveryEvent, EventKind};
 use crate::id::MessageId;
 use crate::machine::{BURST_MAX, Input, Machine, Output};
@@ -39,7 +43,10 @@ impl Said {
 
 /// A relay that answers everything, and a client that sends these pieces.
 fn converse(origin: Origin, pieces: &[&[u8]]) -> Said {
-    let mut connection = Connection::new(origin, now());
+    converse_with(Connection::new(origin, now()), pieces)
+}
+
+fn converse_with(mut connection: Connection, pieces: &[&[u8]]) -> Said {
     let mut said = Said::default();
     let mut wire = Vec::new();
     let mut pieces = pieces.iter();
@@ -96,6 +103,61 @@ fn local(text: &str) -> Said {
 
 fn tcp(text: &str) -> Said {
     converse(Origin::Tcp, &[text.as_bytes()])
+}
+
+/// A request over TCP to a relay with this token, with these header lines.
+fn guarded(path: &str, lines: &str) -> Said {
+    let method = if path.contains("reload") {
+        "POST"
+    } else {
+        "GET"
+    };
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: relay.example\r\n{lines}Content-Length: 0\r\n\r\n"
+    );
+    let token = Some(Secret::new("a token of the test"));
+    let connection = Connection::new(Origin::Tcp, now()).with_token(token);
+    converse_with(connection, &[text.as_bytes()])
+}
+
+#[test]
+fn a_relay_with_a_token_asks_for_it() {
+    let basic = |text: &str| format!("Authorization: Basic {}\r\n", BASE64.encode(text));
+    let bearer = |text: &str| format!("Authorization: Bearer {text}\r\n");
+    for path in ["/", "/api/v1/status", "/api/v1/reload"] {
+        for lines in [
+            String::new(),
+            "X-Relay-Admin: 1\r\n".into(),
+            bearer("a token of the tesT"),
+            bearer(""),
+            basic("admin:a token of the tes"),
+            basic("a token of the test"),
+            "Authorization: Basic !\r\n".into(),
+            "Authorization: Other a token of the test\r\n".into(),
+        ] {
+            let said = guarded(path, &lines);
+            assert_eq!(said.statuses(), ["401"], "{path} {lines}");
+            let wire = said.wire.to_ascii_lowercase();
+            assert!(wire.contains("www-authenticate: basic realm="), "{wire}");
+            assert!(said.asked.is_empty());
+        }
+    }
+    let right = bearer("a token of the test");
+    assert_eq!(guarded("/", &right).statuses(), ["200"]);
+    assert_eq!(guarded("/api/v1/reload", &right).statuses(), ["200"]);
+    // A browser sends these by itself: what changes something must be meant.
+    let right = basic("anybody:a token of the test");
+    assert_eq!(guarded("/api/v1/status", &right).statuses(), ["200"]);
+    assert_eq!(guarded("/api/v1/reload", &right).statuses(), ["403"]);
+    let meant = format!("{right}X-Relay-Admin: 1\r\n");
+    assert_eq!(guarded("/api/v1/reload", &meant).statuses(), ["200"]);
+    let text = get("/api/v1/status");
+    let token = Some(Secret::new("a token of the test"));
+    let socket = Connection::new(Origin::Local, now()).with_token(token);
+    assert_eq!(
+        converse_with(socket, &[text.as_bytes()]).statuses(),
+        ["200"]
+    );
 }
 
 fn get(path: &str) -> String {

@@ -116,5 +116,13 @@ fn lower(chars: impl Iterator<Item = char>) -> impl Iterator<Item = char> {
 
 /// A domain in lower case and A-labels, as the DNS knows it; as it is, if it has no such form.
 pub(crate) fn a_labels(domain: &Domain) -> String {
-    idna::domain_to_ascii(domain.as_str()).unwrap_or_else(|_| domain.as_str().to_lowercase())
+    a_labels_of(domain.as_str())
+}
+
+/// [`a_labels`] of a name that may be no domain.
+pub(crate) fn a_labels_of(name: &str) -> String {
+    if name.is_ascii() {
+        return name.to_ascii_lowercase();
+    }
+    idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_lowercase())
 }

@@ -65,6 +65,7 @@ impl Config {
             routes: Vec::new(),
             domains: Vec::new(),
             admin: None,
+            admin_token: None,
             decoy_key: None,
         }
     }

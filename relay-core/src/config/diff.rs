@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::SocketAddr;
 
 use super::{Config, Listener};
 
@@ -58,6 +59,9 @@ impl Config {
         set(&mut lines, "domain", &self.domains, &new.domains, |d| {
             d.name.to_string()
         });
+        if self.admin_token != new.admin_token {
+            lines.push("admin.token_file: another token".to_owned());
+        }
         if self.admin != new.admin {
             lines
                 .push("admin.address: a change needs a restart; the old one stays open".to_owned());
@@ -81,6 +85,14 @@ impl Config {
             listeners: listeners.collect(),
             data_dir: running.data_dir.clone(),
             admin: running.admin,
+            // An address off loopback that stays open is never open to everybody.
+            admin_token: self.admin_token.clone().or_else(|| {
+                let reached = |admin: SocketAddr| !admin.ip().to_canonical().is_loopback();
+                running
+                    .admin_token
+                    .clone()
+                    .filter(|_| running.admin.is_some_and(reached))
+            }),
             ..self.clone()
         }
     }

@@ -16,6 +16,7 @@ mod error;
 mod parse;
 mod read;
 mod route;
+mod secret;
 mod sections;
 mod value;
 
@@ -33,12 +34,13 @@ use smtp_proto::Domain;
 use crate::sign::Key;
 
 pub use crate::sasl::Verifier;
-pub(crate) use credential::a_labels;
 pub use credential::{Credential, SenderPattern};
+pub(crate) use credential::{a_labels, a_labels_of};
 pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
 pub use read::Place;
 pub use route::{DomainPattern, HostPort, Protocol, Route};
+pub use secret::Secret;
 pub use value::{BadValue, parse_duration, parse_hostname, parse_network};
 
 /// Everything that a relay is told. Made by parsing `relay.toml`, or by an embedder.
@@ -69,6 +71,9 @@ pub struct Config {
     pub domains: Vec<Arc<SigningDomain>>,
     /// The admin page and API; none for the Unix socket only.
     pub admin: Option<SocketAddr>,
+    /// What a request over TCP must show to the admin page and API. Off loopback nothing is served
+    /// without one.
+    pub admin_token: Option<Secret>,
     /// A secret that outlives a restart, for what an unknown user is shown; none for one that lasts as
     /// long as the process.
     pub decoy_key: Option<[u8; 32]>,

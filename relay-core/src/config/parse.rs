@@ -70,6 +70,8 @@ pub enum FileUse {
     CaFile,
     /// `route.password_file` of the route with this index.
     RoutePassword(usize),
+    /// `admin.token_file`
+    AdminToken,
     /// `domain.dkim.key_file`: of the domain with this index, the key with that.
     DkimKey(usize, usize),
 }
@@ -225,7 +227,7 @@ impl Draft {
         sections::delivery(self, root, directory);
         sections::routes(self, root, directory);
         sections::domains(self, root, directory);
-        sections::admin(self, root);
+        sections::admin(self, root, directory);
     }
 
     fn read_credentials(&mut self, root: &Section<'_, '_>) {

@@ -118,6 +118,15 @@ impl<'r, 't> Section<'r, 't> {
         self.convert(key, value, kind)
     }
 
+    /// As [`Section::value`], of a language whose texts may be bare numbers: the quotes may be missing.
+    pub(super) fn value_or_number<T>(&self, key: &'static str, kind: &Kind<T>) -> Option<T> {
+        let value = self.ask(key)?;
+        match value.get_ref().as_integer() {
+            Some(number) => self.parse(key, value.span(), &number.to_string(), kind),
+            None => self.convert(key, value, kind),
+        }
+    }
+
     /// As [`Section::value`], but absence is an error.
     pub(super) fn required<T>(&self, key: &'static str, kind: &Kind<T>) -> Option<T> {
         if self.ask(key).is_none() {
@@ -278,21 +287,16 @@ impl<'r, 't> Section<'r, 't> {
     }
 
     fn convert<T>(&self, key: &str, value: &Spanned<DeValue<'t>>, kind: &Kind<T>) -> Option<T> {
-        let integer;
-        let text = match (value.get_ref().as_str(), value.get_ref().as_integer()) {
-            (Some(text), _) => text,
-            // A size or a number of seconds may lack its quotes: the language says if it lacks more.
-            (None, Some(number)) => {
-                integer = number.to_string();
-                &integer
-            }
-            (None, None) => {
-                self.wrong(key, value, "a string", kind.allowed);
-                return None;
-            }
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong(key, value, "a string", kind.allowed);
+            return None;
         };
+        self.parse(key, value.span(), text, kind)
+    }
+
+    fn parse<T>(&self, key: &str, span: Range<usize>, text: &str, kind: &Kind<T>) -> Option<T> {
         (kind.parse)(text)
-            .map_err(|problem| self.error_at(value.span(), key, problem, kind.allowed))
+            .map_err(|problem| self.error_at(span, key, problem, kind.allowed))
             .ok()
     }
 

@@ -1,5 +1,6 @@
 //! The sections of `relay.toml`, one function each.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -138,9 +139,9 @@ pub(super) fn limits(draft: &mut Draft, root: &Table<'_, '_>) {
     let limits = &mut draft.config.limits;
     set(
         &mut limits.message_size,
-        section.value("message_size", &value::SIZE),
+        section.value_or_number("message_size", &value::SIZE),
     );
-    if let Some(memory) = section.value("memory", &value::SIZE) {
+    if let Some(memory) = section.value_or_number("memory", &value::SIZE) {
         limits.memory = Some(memory);
     }
     set(
@@ -365,20 +366,42 @@ fn one_section(draft: &Draft, section: &Table<'_, '_>, name: &Domain) {
     }
 }
 
-pub(super) fn admin(draft: &mut Draft, root: &Table<'_, '_>) {
+pub(super) fn admin(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
     let Some(section) = root.section("admin") else {
         return;
     };
     draft.config.admin = section.value("address", &value::ADDRESS);
-    if let Some(address) = draft.config.admin
-        && !address.ip().to_canonical().is_loopback()
-    {
-        let problem = "is not on loopback: whoever reaches it administers the relay";
-        draft
-            .warnings
-            .push(section.place("address").error(problem, "").to_string());
+    let token = file(
+        draft,
+        &section,
+        directory,
+        "token_file",
+        FileUse::AdminToken,
+    );
+    if let Some(address) = draft.config.admin {
+        admin_address(draft, &section, address);
+        if !address.ip().to_canonical().is_loopback() && token.is_none() {
+            let problem = "is not on loopback: whoever reaches it would administer the relay";
+            let allowed =
+                "an address on loopback, or a `token_file` whose token requests must show";
+            section.error("address", problem, allowed);
+        }
     }
     section.finish();
+}
+
+/// Two listeners cannot have one port of one address.
+fn admin_address(draft: &Draft, section: &Table<'_, '_>, address: SocketAddr) {
+    let any = |address: &SocketAddr| address.ip().is_unspecified();
+    let taken = draft.config.listeners.iter().find(|listener| {
+        let same = listener.address.ip().to_canonical() == address.ip().to_canonical();
+        listener.address.port() == address.port()
+            && (same || any(&listener.address) || any(&address))
+    });
+    if let Some(listener) = taken {
+        let problem = format!("{address} is taken by the listener {}", listener.address);
+        section.error("address", problem, "a port that no [[listener]] has");
+    }
 }
 
 /// The path of a file that the section names, joined to the directory of the configuration.

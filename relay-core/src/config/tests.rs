@@ -324,6 +324,56 @@ fn wrong_shapes_are_errors() {
 }
 
 #[test]
+fn only_sizes_may_lack_their_quotes() {
+    assert_eq!(
+        config("[limits]\nmessage_size = 5000000")
+            .limits
+            .message_size,
+        5_000_000
+    );
+    one_error(
+        "data_dir = 5",
+        "1: data_dir",
+        &["integer where a string is expected"],
+    );
+}
+
+#[test]
+fn the_admin_page_off_loopback_needs_a_token() {
+    let admin = |lines: &str| format!("[admin]\n{lines}");
+    one_error(
+        &admin("address = \"192.0.2.1:8587\""),
+        "2: admin.address",
+        &["not on loopback", "token_file"],
+    );
+    let parsed = parse(&admin("address = \"[::]:8587\"\ntoken_file = \"token\"")).unwrap();
+    assert!(matches!(parsed.files[0].used_for, FileUse::AdminToken));
+    for (listener, address) in [
+        ("127.0.0.1:587", "127.0.0.1:587"),
+        ("[::]:587", "127.0.0.1:587"),
+    ] {
+        let text =
+            format!("[[listener]]\naddress = \"{listener}\"\n[admin]\naddress = \"{address}\"");
+        one_error(&text, "4: admin.address", &["taken by the listener"]);
+    }
+}
+
+#[test]
+fn an_admin_address_that_stays_open_goes_on_asking_for_its_token() {
+    let mut running = Config::embedded("relay.example".parse().unwrap(), "/nowhere");
+    running.admin = Some("192.0.2.1:8587".parse().unwrap());
+    running.admin_token = Some(Secret::new("0123456789abcdef"));
+    let mut new = Config::embedded("relay.example".parse().unwrap(), "/nowhere");
+    let kept = new.kept_open(&running);
+    assert_eq!(
+        (kept.admin, kept.admin_token),
+        (running.admin, running.admin_token.clone())
+    );
+    new.admin_token = Some(Secret::new("another 89abcdef"));
+    assert_eq!(new.kept_open(&running).admin_token, new.admin_token);
+}
+
+#[test]
 fn an_open_relay_cannot_be_configured() {
     let listener =
         |lines: &str| format!("[[listener]]\naddress = \"127.0.0.1:25\"\n{lines}\n{PRINTERS}");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::enter::hash;
 use super::{Engine, Output};
 use crate::admin::{Action, Selector};
+use crate::config::a_labels_of;
 use crate::events::EventKind;
 use crate::id::MessageId;
 use crate::queue::job::{JobState, Then};
@@ -31,7 +32,7 @@ impl Wanted {
     pub(super) fn new(selector: &Selector) -> Self {
         Self {
             id: selector.id.as_ref().map(|id| id.parse().ok()),
-            domain: selector.domain.as_ref().map(|domain| domain.to_lowercase()),
+            domain: selector.domain.as_deref().map(a_labels_of),
             sender: selector.sender.as_ref().map(|sender| {
                 let sender = sender
                     .trim_start_matches('<')

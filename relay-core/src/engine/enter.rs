@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use smtp_proto::{Host, Mailbox};
 
 use super::{Engine, Output};
+use crate::config::a_labels;
 use crate::id::MessageId;
 use crate::queue::intern::TextId;
 use crate::queue::job::{JobEntry, JobState, Marks, MessageEntry, NIL, Wants};
@@ -255,10 +256,11 @@ impl Engine {
     }
 }
 
-/// The destination of an address: its domain in lower case, or its address literal.
+/// The destination of an address: its domain as the DNS knows it, so that the spellings of one domain
+/// make one job (RFC 5890 §2.3.2.1), or its address literal.
 fn domain_key(to: &Mailbox) -> String {
     match to.host() {
-        Host::Domain(domain) => domain.as_str().to_lowercase(),
+        Host::Domain(domain) => a_labels(domain),
         Host::Literal(literal) => literal.to_string(),
     }
 }

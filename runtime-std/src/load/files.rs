@@ -5,13 +5,14 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use relay_core::config::{ConfigError, Draft, FileWanted, Place};
+use relay_core::config::{ConfigError, Draft, FileWanted, Place, Secret};
 
 use super::{LoadError, Purpose, system_rng};
 
 /// The largest file that is read whole.
 const FILE_MAX: u64 = 16 << 20;
 const PASSWORD_MAX: usize = 1024;
+const TOKEN_MIN: usize = 16;
 const DECOY_KEY: &str = "decoy-key";
 
 /// A place that is a whole file.
@@ -97,6 +98,22 @@ pub(super) fn read_password(
         return Err(problem(file, &what));
     }
     Ok(password.to_owned())
+}
+
+/// The token in a file: as a password, and long enough that nobody guesses it.
+pub(super) fn read_token(
+    file: &FileWanted,
+    warnings: &mut Vec<String>,
+) -> Result<Secret, ConfigError> {
+    let token = read_password(file, warnings)?;
+    if token.len() < TOKEN_MIN || !token.bytes().all(|octet| octet.is_ascii_graphic()) {
+        let what = format!(
+            "does not hold a token: one line of at least {TOKEN_MIN} printable characters without \
+             spaces, such as `openssl rand -hex 24` writes"
+        );
+        return Err(problem(file, &what));
+    }
+    Ok(Secret::new(&token))
 }
 
 /// Makes the data directory, for its owner only.

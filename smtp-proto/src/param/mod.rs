@@ -31,10 +31,16 @@ pub enum ParamError {
 impl fmt::Display for ParamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Syntax => f.write_str("a parameter is not KEYWORD or KEYWORD=value"),
-            Self::Duplicate => f.write_str("a parameter stands there twice"),
-            Self::Unknown => f.write_str("a parameter was not offered in the EHLO reply"),
-            Self::Value(keyword) => write!(f, "the value of {} is not valid", keyword.as_str()),
+            Self::Syntax => f.write_str("A parameter is not KEYWORD or KEYWORD=value; correct it"),
+            Self::Duplicate => f.write_str("A parameter stands there twice; send it once"),
+            Self::Unknown => {
+                f.write_str("A parameter was not offered in the EHLO reply; leave it out")
+            }
+            Self::Value(keyword) => write!(
+                f,
+                "The value of {} is not valid; correct it or leave it out",
+                keyword.as_str()
+            ),
         }
     }
 }

@@ -101,7 +101,11 @@ impl Connection {
         if cancelled {
             self.state = State::Idle;
         }
-        self.error(Rejection::permanent(500, 5, 6), "Line too long", wire);
+        self.error(
+            Rejection::permanent(500, 5, 6),
+            "Line too long; send it shorter",
+            wire,
+        );
         cancelled.then_some(Event::Auth(Auth::Cancelled))
     }
 

@@ -170,6 +170,25 @@ fn one_job_for_each_destination() {
 }
 
 #[test]
+fn the_spellings_of_one_domain_make_one_job() {
+    let mut world = World::new(config());
+    let to = [
+        "a@b\u{fc}cher.example",
+        "b@xn--bcher-kva.example",
+        "c@B\u{dc}CHER.example",
+        "d@XN--BCHER-KVA.example",
+    ];
+    let id = world.submit(&to);
+    assert_eq!(world.asked, 1);
+    let delivery = world.only();
+    assert_eq!(world.job(delivery).recipients, [0, 1, 2, 3]);
+    let lane = &world.open[&delivery].lane.hosts[0].host.host;
+    assert_eq!(lane, "xn--bcher-kva.example");
+    world.finish(delivery, &delivered());
+    assert_eq!(world.story(id), ["accepted", "delivered"]);
+}
+
+#[test]
 fn each_recipient_has_its_own_outcome() {
     let mut world = World::new(config());
     let id = world.submit(&["a@one.example", "b@one.example", "c@one.example"]);

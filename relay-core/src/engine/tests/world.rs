@@ -136,7 +136,7 @@ pub(super) fn mail(from: &str, to: &[&str]) -> Envelope {
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
     };
     let recipient = |to: &&str| Recipient {
-        to: Mailbox::parse(to).unwrap(),
+        to: Mailbox::parse_utf8(to).unwrap(),
         notify: None,
         orcpt: None,
     };
