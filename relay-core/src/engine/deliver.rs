@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  lane ─ turn ─▶ Start ─▶ Tried ─▶ outcomes ─▶ Next::Job (same lane, same connection) ─▶ Tried …
+//!                    │        ├──────────────▶ held for a moment (see `held`) ─▶ either
 //!                    │        └──────────────▶ Next::Quit ─▶ Ended
 //!                    └─▶ Unreachable ─▶ outcomes, the lane backs off ─▶ Next::Quit ─▶ Ended
 //! ```
@@ -19,6 +20,7 @@ use crate::queue::lanes::LaneNo;
 use crate::queue::reason::to_line;
 use crate::queue::schedule::part;
 use crate::queue::store::Place;
+use crate::queue::tick::Tick;
 
 /// A job whose connection ended without a word waits so long.
 const LOST_WAIT: Duration = Duration::from_secs(10);
@@ -32,11 +34,22 @@ pub(super) struct Running {
     task: Option<Task>,
     /// Messages that were handed to it.
     served: u32,
+    /// It has no job, and is held until then.
+    pub(super) held: Option<Tick>,
+}
+
+/// What a delivery is to do after a report.
+#[derive(Debug)]
+enum After {
+    Job(Job),
+    /// It hears of it when there is something to do.
+    Hold(LaneNo),
+    Quit,
 }
 
 /// The job that a delivery has.
 #[derive(Debug)]
-struct Task {
+pub(super) struct Task {
     job: u32,
     place: Place,
     loaded: Option<Arc<Loaded>>,
@@ -60,6 +73,7 @@ impl Engine {
     pub(super) fn start_deliveries(&mut self) {
         let caps = self.caps();
         let now = self.clock.tick();
+        self.use_held();
         while !self.stopping
             && let Some(no) = self.lanes.next_turn(caps, now)
         {
@@ -79,6 +93,7 @@ impl Engine {
                 standing,
                 task: Some(task),
                 served: 1,
+                held: None,
             };
             self.deliveries.insert(id, running);
             let lane = self.shuffled(&spec);
@@ -86,10 +101,11 @@ impl Engine {
             self.out
                 .push_back(Output::Start(id, Box::new(Start { lane, job, config })));
         }
+        self.let_go(self.lanes.in_turn());
     }
 
     /// The next job of a lane that is still to be delivered, now with a delivery.
-    fn next_job(&mut self, no: LaneNo) -> Option<u32> {
+    pub(super) fn next_job(&mut self, no: LaneNo) -> Option<u32> {
         loop {
             let job = self.lanes.get_mut(no)?.pop()?;
             if self.table.free_if_gone(job) {
@@ -108,7 +124,7 @@ impl Engine {
         }
     }
 
-    fn hand_out(&self, job: u32) -> (Job, Task) {
+    pub(super) fn hand_out(&self, job: u32) -> (Job, Task) {
         let entry = &self.table.jobs[job];
         let message = &self.table.messages[entry.message];
         let loaded = self.table.loaded(message.id);
@@ -129,41 +145,68 @@ impl Engine {
 
     /// A delivery reports.
     pub(super) fn report(&mut self, id: DeliveryId, report: Report) {
-        let next = match report {
+        let after = match report {
             Report::Tried(tried) => self.tried(id, *tried),
             Report::Unreachable(tried) => {
                 self.unreachable(id, *tried);
-                None
+                After::Quit
             }
             Report::Ended => return self.ended(id),
         };
-        let next = next.map_or(Next::Quit, |job| Next::Job(Box::new(job)));
+        let next = match after {
+            After::Job(job) => Next::Job(Box::new(job)),
+            After::Quit => Next::Quit,
+            After::Hold(no) => return self.hold_connection(id, no),
+        };
         self.out.push_back(Output::Delivery(id, next));
     }
 
     /// A message was tried; the connection may get another one.
-    fn tried(&mut self, id: DeliveryId, tried: Tried) -> Option<Job> {
-        let (no, task) = self.take_task(id, &tried)?;
+    fn tried(&mut self, id: DeliveryId, tried: Tried) -> After {
+        let Some((no, task)) = self.take_task(id, &tried) else {
+            return After::Quit;
+        };
         let (health, words) = health_of(&tried);
         let reusable = tried.reusable;
         self.judge_lane(no, health, &words);
         self.conclude_task(task, tried);
 
+        let after = if reusable && !self.stopping {
+            self.more(id, no)
+        } else {
+            After::Quit
+        };
+        self.lanes.enlist(no, self.caps(), self.clock.tick());
+        after
+    }
+
+    /// What a connection that could take another message is to do.
+    fn more(&mut self, id: DeliveryId, no: LaneNo) -> After {
         let now = self.clock.tick();
-        let lane = self.lanes.get_mut(no)?;
+        let (Some(lane), Some(running)) = (self.lanes.get_mut(no), self.deliveries.get(&id)) else {
+            return After::Quit;
+        };
         lane.used = now;
-        let running = self.deliveries.get(&id)?;
-        let more = reusable
-            && !self.stopping
-            && lane.may_send(now)
-            && running.served < lane.spec.messages_max;
-        let job = if more { self.next_job(no) } else { None };
-        self.lanes.enlist(no, self.caps(), now);
-        let (job, task) = self.hand_out(job?);
-        let running = self.deliveries.get_mut(&id)?;
-        running.task = Some(task);
-        running.served += 1;
-        Some(job)
+        if running.served >= lane.spec.messages_max || lane.backed_off(now).is_some() {
+            return After::Quit;
+        }
+        if let Some(job) = self.next_job(no) {
+            let (job, task) = self.hand_out(job);
+            self.engage(id, task);
+            return After::Job(job);
+        }
+        match self.lanes.is_current(no) {
+            true => After::Hold(no),
+            false => After::Quit,
+        }
+    }
+
+    /// A delivery has this job from now on.
+    pub(super) fn engage(&mut self, id: DeliveryId, task: Task) {
+        if let Some(running) = self.deliveries.get_mut(&id) {
+            running.task = Some(task);
+            running.served += 1;
+        }
     }
 
     /// No host of the lane could be used.
@@ -194,6 +237,7 @@ impl Engine {
             if let Some(lane) = self.lanes.get_mut(no) {
                 lane.push_front(task.job, attempts, self.table.messages[message].priority);
             }
+            self.held.wanted(no);
             return;
         }
         self.conclude_task(task, tried);
@@ -205,6 +249,9 @@ impl Engine {
         let Some(running) = self.deliveries.remove(&id) else {
             return;
         };
+        if let Some(until) = running.held {
+            self.forget_held(id, running.lane, until);
+        }
         let now = self.clock.tick();
         self.lanes.close_one(running.lane, running.standing, now);
         if let Some(task) = running.task {
@@ -270,7 +317,10 @@ impl Engine {
         let lane = self.lanes.get_mut(no)?;
         match health {
             Health::Works => lane.succeeded(caps.lane),
-            Health::Crowded => lane.squeeze(),
+            Health::Crowded => {
+                lane.squeeze();
+                self.let_go_of_lane(no);
+            }
             Health::Unknown => {}
             Health::Down => {
                 let first_retry = self.config.delivery.retry.first();
@@ -280,6 +330,7 @@ impl Engine {
                     self.lanes.wake_at(until, no);
                     self.unload_ready(no);
                 }
+                self.let_go_of_lane(no);
                 return Some(failure);
             }
         }

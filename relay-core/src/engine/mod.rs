@@ -36,6 +36,7 @@ mod counters;
 mod deliver;
 mod enter;
 mod give_up;
+mod held;
 mod io;
 mod limits;
 mod report;
@@ -64,6 +65,7 @@ use admit::Admit;
 use counters::Counters;
 use deliver::Running;
 use enter::Recovering;
+use held::Held;
 use report::Reports;
 use sweep::Sweep;
 
@@ -91,6 +93,7 @@ pub struct Engine {
     lanes: Lanes,
     deliveries: BTreeMap<DeliveryId, Running>,
     last_delivery: u64,
+    held: Held,
     reports: Reports,
     sweep: Sweep,
     counters: Counters,
@@ -120,6 +123,7 @@ impl Engine {
             lanes: Lanes::new(),
             deliveries: BTreeMap::new(),
             last_delivery: 0,
+            held: Held::default(),
             reports: Reports::default(),
             sweep: Sweep::new(clock.tick()),
             counters: Counters::default(),
@@ -159,7 +163,10 @@ impl Engine {
             Input::Moved(id, from, to) => self.moved(id, from, to),
             Input::Admin(id, request) => self.administer(id, request),
             Input::Reload(config) => self.reload(config),
-            Input::ShutDown => self.stopping = true,
+            Input::ShutDown => {
+                self.stopping = true;
+                self.let_go(usize::MAX);
+            }
             Input::Timeout => self.looked_again(),
         }
         self.run_chores();
@@ -215,6 +222,7 @@ impl Engine {
             return;
         }
         self.domains.forget_lanes();
+        self.let_go(usize::MAX);
         for job in self.lanes.renew() {
             if !self.table.free_if_gone(job) {
                 self.table.set_state(job, JobState::Picked);

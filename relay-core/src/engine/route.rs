@@ -59,6 +59,7 @@ impl Engine {
                 self.table.unload(self.table.messages[message].id);
             }
         }
+        self.held.wanted(no);
         self.lanes.enlist(no, self.caps(), now);
     }
 

@@ -65,6 +65,7 @@ impl Engine {
         while let Some(no) = self.lanes.pop_wake(now) {
             self.lanes.enlist(no, self.caps(), now);
         }
+        self.tend_held();
         self.send_due_reports();
         self.sweep(now);
     }
@@ -92,6 +93,7 @@ impl Engine {
         [
             self.table.timers.next(),
             self.lanes.next_wake(),
+            self.held.next_due(),
             self.reports.next_due(),
             self.accept.look_again,
             sweep,

@@ -106,6 +106,17 @@ impl Lanes {
         self.entries.iter().map(|(&no, lane)| (no, lane))
     }
 
+    /// Whether jobs still come to the lane: it was neither forgotten nor made anew.
+    pub(crate) fn is_current(&self, no: LaneNo) -> bool {
+        let lane = self.entries.get(&no);
+        lane.is_some_and(|lane| self.keys.get(&lane.key) == Some(&no))
+    }
+
+    /// How many lanes stand in a list, waiting for a connection.
+    pub(crate) fn in_turn(&self) -> usize {
+        self.turns.iter().map(VecDeque::len).sum()
+    }
+
     /// All open connections.
     pub(crate) fn open(&self) -> usize {
         self.open.iter().sum()

@@ -16,6 +16,9 @@ const START: u32 = 3 * 365 * 86_400 * 10;
 pub(crate) struct Tick(u32);
 
 impl Tick {
+    /// Earlier than all others.
+    pub(crate) const ZERO: Self = Self(0);
+
     /// Later than all others.
     pub(crate) const NEVER: Self = Self(u32::MAX);
 

@@ -7,6 +7,7 @@ mod administration;
 mod admission;
 mod delivery;
 mod handling;
+mod held;
 mod lanes;
 mod memory;
 mod recovery;

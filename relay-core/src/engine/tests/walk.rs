@@ -14,7 +14,7 @@ use crate::dns::DnsFailure;
 use crate::engine::{Answer, Ask, Input};
 use crate::events::EventKind;
 use crate::id::MessageId;
-use crate::outbound::{Outcome, Report};
+use crate::outbound::Outcome;
 use crate::queue::store::StoreFailed;
 use crate::rng::Rng;
 use crate::time::UnixTime;
@@ -123,13 +123,7 @@ impl Walk {
         }
         let delivery = running[self.rng.below(running.len() as u64) as usize];
         if self.rng.below(8) == 0 {
-            let outcome = deferred_at("connect", None, "connection refused");
-            let tried = self.world.tried_as(delivery, &outcome);
-            self.world.input(Input::Report(
-                delivery,
-                Report::Unreachable(Box::new(tried)),
-            ));
-            return;
+            return self.world.unreachable(delivery);
         }
         let mut tried = self.world.tried_as(delivery, &delivered());
         for (_, outcome) in &mut tried.outcomes {
@@ -206,6 +200,7 @@ impl Walk {
 
     fn flip_modes(&mut self) {
         let world = &mut self.world;
+        world.patient = self.rng.below(4) > 0;
         world.auto_store = self.rng.below(2) == 0;
         world.auto_resolve = self.rng.below(3) > 0;
         world.auto_report = self.rng.below(2) == 0;
@@ -283,6 +278,8 @@ impl Walk {
             "the queue empties: {:#?}",
             self.world.status()
         );
+        self.world.pass(Duration::from_secs(10));
+        self.world.end_idle();
         assert!(self.world.engine.is_idle());
         assert_eq!(self.world.status().queued, 0);
     }

@@ -40,8 +40,10 @@ pub(super) struct Kept {
 #[derive(Debug, Clone)]
 pub(super) struct Open {
     pub(super) lane: Arc<Lane>,
-    /// None after `Next::Quit`.
+    /// None once it is reported on, until `Next::Job`.
     pub(super) job: Option<Job>,
+    /// It was told to quit.
+    pub(super) quit: bool,
 }
 
 /// The engine and the world around it.
@@ -70,6 +72,8 @@ pub(super) struct World {
     pub(super) events: Vec<DeliveryEvent>,
     pub(super) answers: Vec<(SessionId, Answer)>,
     pub(super) discarded: Vec<MessageId>,
+    /// Receivers let a connection be held; otherwise they close it at once.
+    pub(super) patient: bool,
     /// Count everything again after every input.
     pub(super) checks: bool,
     admin: Option<Box<AdminResponse>>,
@@ -183,6 +187,7 @@ impl World {
             events: Vec::new(),
             answers: Vec::new(),
             discarded: Vec::new(),
+            patient: false,
             checks: true,
             admin: None,
             offset: 0,
@@ -238,15 +243,18 @@ impl World {
         match output {
             Output::Session(session, answer) => self.answers.push((session, answer)),
             Output::Delivery(id, next) => {
-                self.open.get_mut(&id).expect("an open delivery").job = match next {
-                    Next::Job(job) => Some(*job),
-                    Next::Quit => None,
-                };
+                let open = self.open.get_mut(&id).expect("an open delivery");
+                assert!(open.job.is_none(), "it has a job");
+                match next {
+                    Next::Job(job) => open.job = Some(*job),
+                    Next::Quit => open.quit = true,
+                }
             }
             Output::Start(id, start) => {
                 let open = Open {
                     lane: start.lane,
                     job: Some(start.job),
+                    quit: false,
                 };
                 assert!(self.open.insert(id, open).is_none());
             }
@@ -473,6 +481,7 @@ impl World {
     }
 
     pub(super) fn report(&mut self, id: DeliveryId, tried: Tried) {
+        self.open.get_mut(&id).expect("an open delivery").job = None;
         self.input(Input::Report(id, Report::Tried(Box::new(tried))));
     }
 
@@ -486,6 +495,7 @@ impl World {
     pub(super) fn unreachable(&mut self, id: DeliveryId) {
         let outcome = deferred_at("connect", None, "connection refused");
         let tried = self.tried_as(id, &outcome);
+        self.open.get_mut(&id).expect("an open delivery").job = None;
         self.input(Input::Report(id, Report::Unreachable(Box::new(tried))));
         self.end_idle();
     }
@@ -495,12 +505,12 @@ impl World {
         self.input(Input::Report(id, Report::Ended));
     }
 
-    /// Ends the connections that were told to quit.
+    /// Ends the connections that were told to quit, and those that are held where receivers close them.
     pub(super) fn end_idle(&mut self) {
         let idle: Vec<_> = self
             .open
             .iter()
-            .filter(|(_, o)| o.job.is_none())
+            .filter(|(_, o)| o.quit || o.job.is_none() && !self.patient)
             .map(|(&id, _)| id)
             .collect();
         idle.into_iter().for_each(|id| self.end(id));
