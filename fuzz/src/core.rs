@@ -8,6 +8,7 @@ use relay_core::config::{Config, DnsConfig, IpFamilies, System};
 use relay_core::dns::{Event, Query, Resolver, Step, Transport, zone::Zone};
 use relay_core::id::MessageId;
 use relay_core::inbound::body::HeaderFilter;
+use relay_core::inbound::proxy::{self, Parsed};
 use relay_core::queue::handling::{Handling, TlsWish};
 use relay_core::queue::message::{Body, BodyKind, Envelope, Message, Origin};
 use relay_core::queue::record::{self, HEADER_LEN, Note, Stamp};
@@ -203,4 +204,47 @@ fn message_record(payload: &[u8], handling: Handling) -> Bytes {
     record[HEADER_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
     record.extend_from_slice(payload);
     record.into()
+}
+
+/// The first octets of a connection from a proxy. What they are is settled once and for all, at the
+/// first octet that says so, and within a bound; and the client that is named is the one in the text.
+pub fn proxy_header(data: &[u8]) {
+    const MOST: usize = 16 + 2048;
+    let mut settled = None;
+    for len in 0..=data.len().min(MOST + 1) {
+        let parsed = proxy::parse(&data[..len]);
+        match settled {
+            None if parsed == Parsed::Partial => assert!(len < MOST, "more is never enough"),
+            None => settled = Some(parsed),
+            Some(before) => assert_eq!(parsed, before, "at {len}"),
+        }
+    }
+    let parsed = proxy::parse(data);
+    assert_eq!(parsed, settled.unwrap_or(Parsed::Partial));
+    let Parsed::Header { used, client } = parsed else {
+        return;
+    };
+    let header = &data[..used];
+    match (header.strip_prefix(b"PROXY "), client) {
+        (Some(line), client) => {
+            let line = std::str::from_utf8(line).expect("text");
+            let line = line.strip_suffix("\r\n").expect("one line");
+            assert!(used <= 107 && !line.contains('\n'));
+            let words: Vec<&str> = line.split(' ').collect();
+            assert_eq!(client.is_none(), words[0] == "UNKNOWN");
+            if let Some(client) = client {
+                assert_eq!(words[1].parse(), Ok(client.ip()));
+                assert_eq!(words[3].parse(), Ok(client.port()));
+            }
+        }
+        (None, Some(SocketAddr::V4(client))) => {
+            assert_eq!(header[16..20], client.ip().octets());
+            assert_eq!(header[24..26], client.port().to_be_bytes());
+        }
+        (None, Some(SocketAddr::V6(client))) => {
+            assert_eq!(header[16..32], client.ip().octets());
+            assert_eq!(header[48..50], client.port().to_be_bytes());
+        }
+        (None, None) => assert_eq!(header[..4], *b"\r\n\r\n"),
+    }
 }

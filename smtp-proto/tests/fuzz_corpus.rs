@@ -2,6 +2,15 @@
 
 // The targets stand outside the workspace; what they check is shared by path.
 #[allow(unreachable_pub)]
+#[path = "../../fuzz/src/codec.rs"]
+mod codec;
+#[allow(unreachable_pub)]
+#[path = "../../fuzz/src/session.rs"]
+mod session;
+#[allow(unreachable_pub)]
+#[path = "../../fuzz/src/types.rs"]
+mod types;
+#[allow(unreachable_pub)]
 #[path = "../../fuzz/src/wire.rs"]
 mod wire;
 
@@ -52,4 +61,21 @@ fn client_bytes() {
 #[test]
 fn address_roundtrip() {
     replay("address_roundtrip", wire::address_roundtrip);
+}
+
+#[test]
+fn wire_types() {
+    replay("wire_types", types::wire_types);
+}
+
+#[test]
+fn body_codec() {
+    replay("body_codec", codec::body_codec);
+}
+
+#[test]
+fn session() {
+    replay("session", |data| {
+        session::session(data);
+    });
 }

@@ -49,3 +49,8 @@ fn content() {
 fn store_record() {
     replay("store_record", targets::store_record);
 }
+
+#[test]
+fn proxy_header() {
+    replay("proxy_header", targets::proxy_header);
+}

@@ -100,7 +100,7 @@ mod content;
 pub mod direct;
 mod envelope;
 mod owed;
-mod proxy;
+pub mod proxy;
 mod session;
 mod transfer;
 

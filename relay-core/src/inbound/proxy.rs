@@ -19,7 +19,7 @@ const V2_REST_MAX: usize = 2048;
 
 /// What the octets so far are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub enum Parsed {
     /// The beginning of a header.
     Partial,
     /// A whole header.
@@ -34,7 +34,7 @@ pub(super) enum Parsed {
 }
 
 /// Reads a header from the first octets of a connection.
-pub(super) fn parse(bytes: &[u8]) -> Parsed {
+pub fn parse(bytes: &[u8]) -> Parsed {
     let common = bytes.len().min(SIGNATURE.len());
     if bytes[..common] == SIGNATURE[..common] {
         // Both versions need more than the signature to say anything.
