@@ -18,4 +18,5 @@ pub mod queue;
 pub mod rng;
 pub mod sasl;
 pub mod sign;
+pub mod sts;
 pub mod time;

@@ -15,6 +15,7 @@ use crate::id::ResolveId;
 use crate::outbound::{Evidence, Hop, Lane, Login, Outcome, Reason};
 use crate::queue::job::JobState;
 use crate::queue::lanes::{Caps, LaneNo};
+use crate::sts;
 
 /// How long a domain's lane holds. The resolver's cache knows how long the records do.
 const FOUND_HOLDS: Duration = Duration::from_secs(60);
@@ -210,6 +211,7 @@ impl Engine {
             login: None,
             route: false,
             authentic,
+            sts: None,
             protocol: Protocol::Smtp,
             source: None,
             messages_max: delivery.messages_per_connection,
@@ -243,6 +245,7 @@ impl Engine {
             login,
             route: true,
             authentic: true,
+            sts: None,
             protocol: route.protocol,
             source: None,
             messages_max: delivery.messages_per_connection,
@@ -310,7 +313,12 @@ fn lane_key(lane: &Lane) -> String {
         (false, true, _) => "mx-authentic",
         (false, false, _) => "mx",
     };
-    let mut key = format!("{way} {tls} {login:x}");
+    let sts = match lane.sts {
+        Some(sts::Mode::Enforce) => "sts",
+        Some(sts::Mode::Testing) => "sts-testing",
+        Some(sts::Mode::None) | None => "-",
+    };
+    let mut key = format!("{way} {tls} {sts} {login:x}");
     for Hop {
         host: HostPort { host, port },
         preference,
@@ -358,6 +366,7 @@ mod tests {
                 }),
                 route: true,
                 authentic: true,
+                sts: None,
                 protocol: Protocol::Smtp,
                 source: None,
                 messages_max: 1,

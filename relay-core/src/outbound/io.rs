@@ -30,6 +30,10 @@ pub struct Lane {
     pub route: bool,
     /// The names of the hosts are certain: an operator wrote them, or DNSSEC proved them.
     pub authentic: bool,
+    /// What the domain's MTA-STS policy asks of the hosts (RFC 8461 §5): `Enforce` for a verified
+    /// certificate, `Testing` for a report. The hosts of a lane under `Enforce` are those that the policy
+    /// names. None where there is no policy.
+    pub sts: Option<crate::sts::Mode>,
     /// What is spoken there.
     pub protocol: Protocol,
     /// The address to send from; none lets the system choose.

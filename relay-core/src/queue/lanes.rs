@@ -252,6 +252,7 @@ mod tests {
             login: None,
             route: false,
             authentic: false,
+            sts: None,
             protocol: Protocol::Smtp,
             source: None,
             messages_max: 100,

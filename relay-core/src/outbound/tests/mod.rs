@@ -58,6 +58,7 @@ pub(super) fn lane(hosts: &[&str]) -> Lane {
         login: None,
         route: false,
         authentic: false,
+        sts: None,
         protocol: Protocol::Smtp,
         source: None,
         messages_max: 100,

@@ -1,0 +1,20 @@
+//! MTA-STS: the TLS that a domain says its mail exchangers have, and how that is learnt and kept.
+//!
+//! ```text
+//!  _mta-sts.DOMAIN TXT ──id──▶ known? ── yes ──▶ it rules until max_age
+//!                                │ no, or another id
+//!                                ▼
+//!  https://mta-sts.DOMAIN/.well-known/mta-sts.txt ──▶ Policy ──▶ kept, on disk too
+//!                                │ cannot be fetched
+//!                                └──▶ what is kept rules on; with nothing kept, there is no policy
+//! ```
+//!
+//! [`record`] and [`policy`] read the two texts.
+//!
+//! RFC 8461.
+
+mod policy;
+mod record;
+
+pub use policy::{BadPolicy, MAX_AGE_MAX, Mode, POLICY_MAX, Policy, PolicyText, parse};
+pub use record::{BadRecord, record_id};
