@@ -420,6 +420,10 @@ impl Hub {
                 self.events.iter().for_each(|sink| sink.event(&event));
                 self.journal.push(event);
             }
+            Output::Client(event) => {
+                self.events.iter().for_each(|sink| sink.client(&event));
+                self.journal.tell(event);
+            }
             Output::Wait(at) => self.spawn.timer(at),
             other @ (Output::Session(..)
             | Output::Delivery(..)
@@ -467,6 +471,7 @@ impl Hub {
             | Output::Note(..)
             | Output::Discard(..)
             | Output::Event(_)
+            | Output::Client(_)
             | Output::Wait(_) => {}
         }
     }

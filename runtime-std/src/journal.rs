@@ -13,13 +13,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use relay_core::events::{DeliveryEvent, EventKind, name_recipients};
+use relay_core::events::{ClientEvent, DeliveryEvent, EventKind, name_recipients};
 use relay_core::id::MessageId;
 
 use files::{Files, Limits};
 
 /// Events that wait to be written, at most: past it, the disk stands still and the oldest are dropped.
 const WAITING_MAX: usize = 20_000;
+
+/// The same for what clients did, of which the engine tells little.
+const TOLD_MAX: usize = 2000;
 
 /// How long events are gathered before they are written: a busy relay then makes few system calls for
 /// many events.
@@ -61,6 +64,8 @@ pub struct Journal {
 #[derive(Debug, Default)]
 struct Queue {
     events: VecDeque<Box<DeliveryEvent>>,
+    /// What clients did: for the log only, since no message's story has it.
+    told: Vec<Box<ClientEvent>>,
     dropped: u64,
     /// Events that were pushed since the start, and how many of them are written or dropped.
     pushed: u64,
@@ -104,6 +109,19 @@ impl Journal {
         }
         queue.events.push_back(event);
         queue.pushed += 1;
+        if std::mem::take(&mut queue.idle) {
+            drop(queue);
+            self.wanted.notify_one();
+        }
+    }
+
+    /// Takes something that a client did, to be logged soon. It does not block.
+    pub fn tell(&self, event: Box<ClientEvent>) {
+        let mut queue = lock(&self.queue);
+        if queue.told.len() >= TOLD_MAX {
+            return;
+        }
+        queue.told.push(event);
         if std::mem::take(&mut queue.idle) {
             drop(queue);
             self.wanted.notify_one();
@@ -169,7 +187,12 @@ impl Journal {
     fn write_until_closed(&self, mut files: Files, log: LogEvents) {
         let mut text = Vec::new();
         let mut written = 0;
-        while let Some((events, dropped)) = self.next_batch(written) {
+        while let Some(Batch {
+            events,
+            told,
+            dropped,
+        }) = self.next_batch(written)
+        {
             written = events.len() as u64 + dropped;
             if dropped > 0 {
                 tracing::error!(dropped, "the journal cannot keep up; events were dropped");
@@ -194,6 +217,16 @@ impl Journal {
             if let Some(day) = day {
                 files.append(day, &text);
             }
+            for event in &told {
+                match log {
+                    LogEvents::Off => {}
+                    LogEvents::Json => {
+                        let _ = serde_json::to_writer(&mut text, event);
+                        text.push(b'\n');
+                    }
+                    LogEvents::Human(colour) => human.push_str(&told_line(event, colour)),
+                }
+            }
             // Nothing useful can be done about a log that nobody reads.
             let _ = match log {
                 LogEvents::Off => Ok(()),
@@ -203,15 +236,14 @@ impl Journal {
         }
     }
 
-    /// The events that wait, and how many were dropped before them; `settled` of the last batch are
-    /// done with. None at the end.
-    fn next_batch(&self, settled: u64) -> Option<(VecDeque<Box<DeliveryEvent>>, u64)> {
+    /// What waits to be written; `settled` of the last batch are done with. None at the end.
+    fn next_batch(&self, settled: u64) -> Option<Batch> {
         let mut queue = lock(&self.queue);
         queue.settled += settled;
         if queue.draining > 0 {
             self.written.notify_all();
         }
-        while queue.events.is_empty() && !queue.closed {
+        while queue.events.is_empty() && queue.told.is_empty() && !queue.closed {
             queue.idle = true;
             queue = self
                 .wanted
@@ -226,13 +258,33 @@ impl Journal {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        if queue.events.is_empty() {
+        if queue.events.is_empty() && queue.told.is_empty() {
             // Nobody waits for what will not come.
             self.written.notify_all();
             return None;
         }
-        let dropped = std::mem::take(&mut queue.dropped);
-        Some((std::mem::take(&mut queue.events), dropped))
+        Some(Batch {
+            events: std::mem::take(&mut queue.events),
+            told: std::mem::take(&mut queue.told),
+            dropped: std::mem::take(&mut queue.dropped),
+        })
+    }
+}
+
+/// What is written at once.
+struct Batch {
+    events: VecDeque<Box<DeliveryEvent>>,
+    told: Vec<Box<ClientEvent>>,
+    /// Events that were dropped before these.
+    dropped: u64,
+}
+
+/// What a client did, with its time.
+fn told_line(event: &ClientEvent, colour: Colour) -> String {
+    let time = &event.time;
+    match colour {
+        Colour::Off => format!("{time} {event}\n"),
+        Colour::On => format!("\x1b[2m{time}\x1b[0m \x1b[33m{event}\x1b[0m\n"),
     }
 }
 

@@ -42,6 +42,12 @@ impl Credential {
         self.senders.iter().any(|pattern| pattern.allows(mailbox))
     }
 
+    /// Whether what proved the other one proves this one.
+    #[must_use]
+    pub fn is_proved_like(&self, other: &Self) -> bool {
+        self.verifier == other.verifier
+    }
+
     /// Whether it may connect from this address.
     #[must_use]
     pub fn allows_from(&self, address: IpAddr) -> bool {

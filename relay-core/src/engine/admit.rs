@@ -18,6 +18,7 @@ use smtp_proto::server::Rejection;
 use super::limits::{Limiter, Site, in_words};
 use super::{Answer, Ask, Engine, Output, Refusal};
 use crate::config::{Config, Rate};
+use crate::events::ClientDid;
 use crate::id::{MessageId, SessionId, WriteId};
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -113,6 +114,11 @@ impl Admit {
         }
     }
 
+    /// Where a session's client is.
+    pub(super) fn peer(&self, session: SessionId) -> Option<IpAddr> {
+        self.sessions.get(&session).map(|session| session.peer)
+    }
+
     /// What all sessions were lent.
     #[cfg(test)]
     pub(super) fn lent(&self) -> usize {
@@ -178,6 +184,15 @@ impl Engine {
                 Some(answer) => answer,
                 None => return,
             },
+            Ask::SenderRefused { credential, text } => {
+                self.notice(
+                    session,
+                    ClientDid::SenderRefused,
+                    credential.as_deref(),
+                    &text,
+                );
+                Answer::Noted
+            }
             Ask::Abandon(id) => {
                 self.return_room(session);
                 self.return_rate(session, id);
@@ -234,6 +249,7 @@ impl Engine {
             entry.current = true;
         }
         if let Some(refusal) = self.too_many_guesses(session, key) {
+            self.notice_blocked(session, name);
             return refusal;
         }
         let entry = self.admit.sessions.get(&session);
@@ -340,6 +356,7 @@ impl Engine {
         self.give_turn_back(session);
         let key = self.admit.name_key(name);
         let answer = if let Some(refusal) = self.too_many_guesses(session, key) {
+            self.notice_blocked(session, name);
             refusal
         } else if ok {
             let current = self.admit.sessions.get(&session).is_some_and(|s| s.current);
@@ -352,10 +369,17 @@ impl Engine {
             Answer::Noted
         } else {
             self.count_failure(session, key);
+            let why = "wrong name or secret";
+            self.notice(session, ClientDid::AuthFailed, Some(name), why);
             Answer::Noted
         };
         self.grant_turns();
         answer
+    }
+
+    fn notice_blocked(&mut self, session: SessionId, name: &str) {
+        let why = "too many failed logins before";
+        self.notice(session, ClientDid::AuthBlocked, Some(name), why);
     }
 
     fn count_failure(&mut self, session: SessionId, name: u64) {
@@ -382,7 +406,9 @@ impl Engine {
         if self.admit.removed.contains(credential_name) {
             return refuse(
                 Rejection::POLICY,
-                format!("Credential {credential_name} was removed; log in with another"),
+                format!(
+                    "Credential {credential_name} was removed; connect again and log in with another"
+                ),
             );
         }
         if let Some(refusal) = self.store_trouble(size) {
@@ -414,7 +440,11 @@ impl Engine {
             session.lent = room;
             self.accept.lent += room;
         }
-        Answer::Mail { id, room }
+        Answer::Mail {
+            id,
+            room,
+            config: Arc::clone(&self.config),
+        }
     }
 
     /// The message that was charged will not be queued.

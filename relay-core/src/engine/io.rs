@@ -11,7 +11,7 @@ use crate::admin::{AdminRequest, AdminResponse};
 use crate::bounce;
 use crate::config::{Config, Credential};
 use crate::dns::MxAnswer;
-use crate::events::DeliveryEvent;
+use crate::events::{ClientEvent, DeliveryEvent};
 use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
 use crate::outbound::{Job, Lane, Loaded, Report};
 use crate::queue::message::{Body, Envelope, Origin};
@@ -74,6 +74,8 @@ pub enum Output {
     Report(Box<ReportDue>),
     /// Something that people want to know happened.
     Event(Box<DeliveryEvent>),
+    /// A client did something that somebody may want to act on. Bounded over time.
+    Client(Box<ClientEvent>),
     /// The answer to an administrator.
     Admin(AdminId, Box<AdminResponse>),
     /// Hand in `Timeout` then; replaces the earlier one; none waits for inputs only.
@@ -137,6 +139,13 @@ pub enum Ask {
         /// The SIZE parameter.
         size: Option<u64>,
     },
+    /// A sender was refused, in these words: somebody may want to know. Answered by `Noted`.
+    SenderRefused {
+        /// The credential's name.
+        credential: Option<String>,
+        /// The text of the refusal.
+        text: String,
+    },
     /// Keep this message. Answered by `Queued` after the sync, or `Refused`.
     Submit(Box<Submission>),
     /// The transaction of this id ended without `Submit`.
@@ -182,7 +191,7 @@ pub enum Answer {
     },
     /// To `Turn`.
     Turn,
-    /// To `Authenticated` and `Abandon`.
+    /// To `Authenticated`, `SenderRefused` and `Abandon`.
     Noted,
     /// To `Mail`.
     Mail {
@@ -190,6 +199,8 @@ pub enum Answer {
         id: MessageId,
         /// How many octets of it may be held in memory. A larger one goes to the spool, in pieces.
         room: usize,
+        /// The configuration in force, by which the sender is judged.
+        config: Arc<Config>,
     },
     /// To `Submit`: it is on stable storage.
     Queued(MessageId),

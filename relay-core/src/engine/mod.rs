@@ -39,6 +39,7 @@ mod give_up;
 mod held;
 mod io;
 mod limits;
+mod notice;
 mod report;
 mod room;
 mod route;
@@ -66,6 +67,7 @@ use counters::Counters;
 use deliver::Running;
 use enter::Recovering;
 use held::Held;
+use notice::Notices;
 use report::Reports;
 use sweep::Sweep;
 
@@ -87,6 +89,7 @@ pub struct Engine {
     recovering: Option<Recovering>,
     stopping: bool,
     admit: Admit,
+    notices: Notices,
     accept: Accept,
     table: Table,
     domains: Domains,
@@ -112,6 +115,7 @@ impl Engine {
             clock,
             started: now.instant,
             admit: Admit::new(now.instant, &mut rng),
+            notices: Notices::new(now.instant),
             rng,
             out: VecDeque::new(),
             waits: None,

@@ -1,8 +1,11 @@
 //! What happened, for people and programs: one event for each acceptance and each attempt's outcome.
 
+mod client;
 mod line;
 
 use std::net::IpAddr;
+
+pub use client::{ClientDid, ClientEvent};
 
 use crate::id::MessageId;
 use crate::outbound::{Evidence, Reason};

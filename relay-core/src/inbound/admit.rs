@@ -102,7 +102,7 @@ impl Session {
     }
 
     /// Whom the client is by where it comes from.
-    fn client_by_network(&self) -> Client {
+    pub(super) fn client_by_network(&self) -> Client {
         let ip = self.client_ip();
         let name = self
             .listener()

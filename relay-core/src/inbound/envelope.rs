@@ -10,6 +10,7 @@ use smtp_proto::{Domain, ForwardPath, Host, Mailbox, Notify, RcptParams, Reverse
 
 use super::body::refuse_sender;
 use super::content::Transaction;
+use super::owed::Chore;
 use super::session::{Session, State};
 use super::{Answer, Request};
 use crate::config::{Config, Credential, SenderPattern};
@@ -50,9 +51,6 @@ impl Session {
             let text = "Authenticate first: this relay sends for its own users only";
             return self.reject(&refuse(Rejection::AUTH_REQUIRED, text.into()));
         };
-        if let Err(refusal) = check_sender(credential, &mail.from) {
-            return self.reject(&refusal);
-        }
         self.request = Some(Request::Engine(Ask::Mail {
             credential: credential.name.clone(),
             from: mail.from.clone(),
@@ -64,8 +62,14 @@ impl Session {
     /// The engine's answer to it.
     pub(super) fn mail_answered(&mut self, mail: Mail, answer: Answer) {
         match (answer, self.client.credential()) {
-            (Answer::Engine(engine::Answer::Mail { id, room }), Some(credential)) => {
-                let credential = Arc::clone(credential);
+            (Answer::Engine(engine::Answer::Mail { id, room, config }), Some(_)) => {
+                let credential = match self.client_now(config, &mail.from) {
+                    Ok(credential) => credential,
+                    Err(refusal) => {
+                        self.chores.push(Chore::Abandon(id));
+                        return self.reject(&refusal);
+                    }
+                };
                 let mut transaction =
                     Transaction::new(id, mail.from, mail.params, credential, self.now.unix);
                 transaction.room = room;
@@ -77,6 +81,55 @@ impl Session {
                 self.confused();
             }
         }
+    }
+
+    /// The client, by the configuration in force: what changed since it connected counts from its next
+    /// MAIL on. The size and the number of recipients that EHLO offered stay as they were said.
+    fn client_now(
+        &mut self,
+        config: Arc<Config>,
+        from: &ReversePath,
+    ) -> Result<Arc<Credential>, Refusal> {
+        if !Arc::ptr_eq(&config, &self.setup.config) {
+            let before = std::mem::replace(&mut self.setup.config, config);
+            self.client = match std::mem::take(&mut self.client) {
+                Client::Nobody => Client::Nobody,
+                Client::Trusted(_) => self.client_by_network(),
+                Client::Authenticated(credential) => {
+                    Client::Authenticated(self.still_valid(credential, &before)?)
+                }
+            };
+        }
+        let Some(credential) = self.client.credential() else {
+            let text = "Authenticate first: your network is not trusted any more";
+            return Err(refuse(Rejection::AUTH_REQUIRED, text.into()));
+        };
+        check_sender(credential, from)?;
+        Ok(Arc::clone(credential))
+    }
+
+    /// What a credential has become. One that was proved in another way than would be asked for now, or
+    /// that may not be used from here any more, has to be proved again, on a new connection. One of an
+    /// embedder's own check is none of the configuration's.
+    fn still_valid(
+        &self,
+        credential: Arc<Credential>,
+        before: &Config,
+    ) -> Result<Arc<Credential>, Refusal> {
+        if before.credential(&credential.name) != Some(&credential) {
+            return Ok(credential);
+        }
+        let now = self.setup.config.credential(&credential.name);
+        let now =
+            now.filter(|now| now.is_proved_like(&credential) && now.allows_from(self.client_ip()));
+        now.map(Arc::clone).ok_or_else(|| Refusal {
+            why: Rejection::GO_AWAY,
+            text: format!(
+                "Credential {} was changed; connect again and log in anew",
+                credential.name
+            ),
+            close: true,
+        })
     }
 
     /// The client said RCPT. Without the transaction of a credential there is no recipient.

@@ -1,7 +1,7 @@
 //! What a session says, and what it owes: verdicts, 421s, and the chores that are done before it closes.
 //!
 //! ```text
-//!   drop_transaction, end ──▶ chores: Unspool, Abandon, Bye ──(one request each)──▶ Ready, or Close
+//!   reject, drop_transaction, end ──▶ chores: TellRefusal, Unspool, Abandon, Bye ──(one request each)──▶ Ready, or Close
 //! ```
 //!
 //! A chore is noted when it arises and struck off when it is answered, so that a connection that breaks
@@ -15,8 +15,13 @@ use crate::engine::{Ask, Refusal};
 use crate::id::MessageId;
 
 /// Something that the session owes, whatever becomes of the client.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Chore {
+    /// Tell that a sender was refused.
+    TellRefusal {
+        credential: Option<String>,
+        text: String,
+    },
     /// Delete the spool file of a message.
     Unspool(MessageId),
     /// Give the id of a message back.
@@ -37,6 +42,12 @@ impl Session {
     /// Says no to the pending command, or to the message under way.
     pub(super) fn reject(&mut self, refusal: &Refusal) {
         let Some(smtp) = &mut self.smtp else { return };
+        if refusal.why == Rejection::SENDER_NOT_ALLOWED {
+            self.chores.push(Chore::TellRefusal {
+                credential: self.client.credential().map(|client| client.name.clone()),
+                text: refusal.text.clone(),
+            });
+        }
         if smtp
             .reject(refusal.why, &refusal.text, &mut self.replies)
             .is_err()
@@ -141,8 +152,11 @@ impl Session {
 }
 
 impl Chore {
-    fn request(self) -> Request {
-        match self {
+    fn request(&self) -> Request {
+        match self.clone() {
+            Self::TellRefusal { credential, text } => {
+                Request::Engine(Ask::SenderRefused { credential, text })
+            }
             Self::Unspool(id) => Request::Unspool(id),
             Self::Abandon(id) => Request::Engine(Ask::Abandon(id)),
             Self::Bye => Request::Engine(Ask::Bye),

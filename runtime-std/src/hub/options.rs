@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_core::config::Credential;
 use relay_core::engine::Start;
-use relay_core::events::DeliveryEvent;
+use relay_core::events::{ClientEvent, DeliveryEvent};
 use relay_core::id::{DeliveryId, ResolveId};
 use relay_core::queue::store::{LoadFailed, Store};
 use relay_core::time::Instant;
@@ -44,6 +44,12 @@ pub trait Spawn: Send + Sync + 'static {
 pub trait EventSink: Send + Sync + 'static {
     /// One event.
     fn event(&self, event: &DeliveryEvent);
+
+    /// Something that a client did: a login that failed, a sender that was refused. Ignored if not
+    /// written.
+    fn client(&self, event: &ClientEvent) {
+        let _ = event;
+    }
 }
 
 /// An embedder's own check of names and passwords, in the place of `[[credential]]` verifiers. Sessions

@@ -337,6 +337,8 @@ impl World {
                 self.book.event(&event, now);
             }
             FromEngine::Admin(_, response) => self.admin_answered(*response),
+            // What a client did is for people only.
+            FromEngine::Client(_) => {}
             FromEngine::Wait(at) => self.set_engine_timer(at),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::world::{APP, World, config};
 use crate::config::{Config, Credential, Rate};
 use crate::engine::{Answer, Ask, Input, Refusal};
+use crate::events::ClientDid;
 use crate::id::SessionId;
 use crate::queue::store::StoreStatus;
 
@@ -118,6 +119,19 @@ fn failed_logins_are_limited_for_each_site() {
     assert_eq!(
         code(fail(&mut world, APP, "app")),
         ("421 4.7.0".into(), true)
+    );
+    let told: Vec<_> = world
+        .told_of_clients
+        .iter()
+        .map(|told| told.event)
+        .collect();
+    let (failed, blocked) = (ClientDid::AuthFailed, ClientDid::AuthBlocked);
+    assert_eq!(told[..10], [failed; 10]);
+    assert_eq!(told[10..], [blocked; 2]);
+    let line = world.told_of_clients[0].to_string();
+    assert!(
+        line.ends_with("auth-failed peer=192.0.2.1 name=\"app\": wrong name or secret"),
+        "{line}"
     );
     assert!(matches!(
         lookup(&mut world, SessionId(2), "app"),

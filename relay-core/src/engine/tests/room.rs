@@ -38,7 +38,7 @@ fn room(world: &mut World, n: u64, size: Option<u64>) -> Result<(MessageId, usiz
         size,
     };
     match world.ask(client(n), ask) {
-        Some(Answer::Mail { id, room }) => Ok((id, room)),
+        Some(Answer::Mail { id, room, .. }) => Ok((id, room)),
         Some(Answer::Refused(refusal)) => {
             assert!(!refusal.close);
             Err(format!("{} {}", refusal.why, refusal.text))

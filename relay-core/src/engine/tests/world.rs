@@ -15,7 +15,7 @@ use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::engine::{
     Answer, Ask, Capacity, Engine, Input, Next, NotWritten, Output, Refusal, ReportDue, Submission,
 };
-use crate::events::{DeliveryEvent, EventKind};
+use crate::events::{ClientEvent, DeliveryEvent, EventKind};
 use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
 use crate::outbound::{Evidence, Job, Lane, Loaded, Outcome, Reason, Report, Tried};
 use crate::queue::job::{JobState, NIL};
@@ -70,6 +70,7 @@ pub(super) struct World {
     /// Reports that were written: the message and the recipients that each is about, by its id.
     pub(super) told: BTreeMap<MessageId, (MessageId, Vec<u32>)>,
     pub(super) events: Vec<DeliveryEvent>,
+    pub(super) told_of_clients: Vec<ClientEvent>,
     pub(super) answers: Vec<(SessionId, Answer)>,
     pub(super) discarded: Vec<MessageId>,
     /// Receivers let a connection be held; otherwise they close it at once.
@@ -185,6 +186,7 @@ impl World {
             auto_report: true,
             told: BTreeMap::new(),
             events: Vec::new(),
+            told_of_clients: Vec::new(),
             answers: Vec::new(),
             discarded: Vec::new(),
             patient: false,
@@ -274,6 +276,7 @@ impl World {
                 self.questions.push_back((id, name));
             }
             Output::Report(due) => self.reports.push_back(due),
+            Output::Client(event) => self.told_of_clients.push(*event),
             Output::Event(event) => self.events.push(*event),
             Output::Admin(_, response) => self.admin = Some(response),
             Output::Wait(wait) => self.wait = wait,

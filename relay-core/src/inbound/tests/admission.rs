@@ -291,3 +291,81 @@ fn an_idle_session_holds_no_buffer() {
         0
     );
 }
+
+/// Puts another configuration in force.
+fn reload(world: &mut World, change: impl FnOnce(&mut Config)) {
+    let mut config = Config::clone(&world.engine.config);
+    change(&mut config);
+    world.engine.config = Arc::new(config);
+}
+
+fn change_app(config: &mut Config, change: impl FnOnce(&mut Credential)) {
+    change(Arc::make_mut(&mut config.credentials[0]));
+}
+
+#[test]
+fn a_changed_configuration_counts_from_the_next_mail() {
+    for mode in modes() {
+        let mut world = World::ready(mode);
+        let other = SenderPattern::Domain(Domain::parse("example.org").unwrap());
+        reload(&mut world, |config| {
+            change_app(config, |app| app.senders = vec![other]);
+        });
+        world.say("C: MAIL FROM:<a@example.com>\nS: 553 5.7.1 Credential app may not send as");
+        assert_eq!(world.engine.abandoned.len(), 1, "its id goes back");
+        assert_eq!(world.engine.refused.len(), 1, "and it is told");
+        world.say("C: MAIL FROM:<a@example.org>\nS: 250 2.1.0");
+        world.say("C: RSET\nS: 250 2.0.0");
+        reload(&mut world, |config| {
+            config.hostname = Domain::parse("other.example").unwrap();
+        });
+        world.say("C: MAIL FROM:<a@example.org>\nS: 250 2.1.0\nC: RCPT TO:<x%y@other.example>\nS: 554 5.7.1");
+    }
+}
+
+#[test]
+fn a_credential_that_is_proved_otherwise_now_is_proved_again() {
+    type Change = fn(&mut Config);
+    let changes: [Change; 3] = [
+        |config| config.credentials.clear(),
+        |config| {
+            change_app(config, |app| {
+                app.verifier = Some(Verifier::derive("new", [8; 16], 4096));
+            });
+        },
+        |config| {
+            change_app(config, |app| {
+                app.networks = vec!["198.51.100.0/24".parse().unwrap()]
+            })
+        },
+    ];
+    for mode in modes() {
+        for change in changes {
+            let mut world = World::ready(mode);
+            world.say("C: MAIL FROM:<a@example.com>\nS: 250 2.1.0");
+            reload(&mut world, change);
+            // What has begun goes on.
+            world.say("C: RCPT TO:<b@example.net>\nS: 250 2.1.5\nC: RSET\nS: 250 ");
+            world.say("C: MAIL FROM:<a@example.com>\nS: 421 4.7.0 Credential app was changed; connect again");
+            world.assert_over();
+            assert_eq!(world.engine.abandoned.len(), 2);
+        }
+    }
+}
+
+#[test]
+fn a_network_that_is_trusted_no_more_logs_in() {
+    let trust = |config: &mut Config| {
+        config.listeners[0].trusted_networks = vec!["192.0.2.0/24".parse().unwrap()];
+    };
+    let mut world = World::with(PLAIN, trust);
+    world.say("S: 220 ");
+    world.ehlo();
+    world.say("C: MAIL FROM:<a@example.com>\nS: 250 2.1.0\nC: RSET\nS: 250 ");
+    reload(&mut world, |config| {
+        config.listeners[0].trusted_networks.clear()
+    });
+    world.say("C: MAIL FROM:<a@example.com>\nS: 530 5.7.0\nC: RCPT TO:<b@example.net>\nS: 503 ");
+    world.login();
+    world.say("C: MAIL FROM:<a@example.com>\nS: 250 2.1.0");
+}

@@ -188,7 +188,8 @@ fn a_handover_leaves_nothing_behind_that_was_refused() {
     let id = MessageId::from_u64(7);
     let mail = || {
         let room = BODY_MEMORY_MAX;
-        Answer::Engine(engine::Answer::Mail { id, room })
+        let config = Arc::new(config(ListenerTls::None));
+        Answer::Engine(engine::Answer::Mail { id, room, config })
     };
     let queued = || Answer::Engine(engine::Answer::Queued(id));
     let refused = || {

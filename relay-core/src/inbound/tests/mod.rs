@@ -111,6 +111,7 @@ pub(super) struct Engine {
     pub(super) authenticated: Vec<(String, bool)>,
     pub(super) submitted: Vec<Submission>,
     pub(super) abandoned: Vec<MessageId>,
+    pub(super) refused: Vec<String>,
     pub(super) spool: BTreeMap<MessageId, Vec<u8>>,
     pub(super) spool_fails: Option<StoreFailed>,
     /// What the embedder says to every password.
@@ -181,12 +182,17 @@ impl Engine {
                 engine::Answer::Mail {
                     id: MessageId::from_u64(self.ids),
                     room: self.room,
+                    config: Arc::clone(&self.config),
                 }
             }
             Ask::Submit(submission) => {
                 let id = submission.id;
                 self.submitted.push(*submission);
                 engine::Answer::Queued(id)
+            }
+            Ask::SenderRefused { text, .. } => {
+                self.refused.push(text);
+                engine::Answer::Noted
             }
             Ask::Abandon(id) => {
                 self.abandoned.push(id);
@@ -269,6 +275,7 @@ impl World {
                 authenticated: Vec::new(),
                 submitted: Vec::new(),
                 abandoned: Vec::new(),
+                refused: Vec::new(),
                 spool: BTreeMap::new(),
                 spool_fails: None,
                 outside: None,
