@@ -65,7 +65,7 @@ pub struct Journal {
 struct Queue {
     events: VecDeque<Box<DeliveryEvent>>,
     /// What clients did: for the log only, since no message's story has it.
-    told: Vec<Box<ClientEvent>>,
+    told: Vec<ClientEvent>,
     dropped: u64,
     /// Events that were pushed since the start, and how many of them are written or dropped.
     pushed: u64,
@@ -121,7 +121,7 @@ impl Journal {
         if queue.told.len() >= TOLD_MAX {
             return;
         }
-        queue.told.push(event);
+        queue.told.push(*event);
         if std::mem::take(&mut queue.idle) {
             drop(queue);
             self.wanted.notify_one();
@@ -274,7 +274,7 @@ impl Journal {
 /// What is written at once.
 struct Batch {
     events: VecDeque<Box<DeliveryEvent>>,
-    told: Vec<Box<ClientEvent>>,
+    told: Vec<ClientEvent>,
     /// Events that were dropped before these.
     dropped: u64,
 }
