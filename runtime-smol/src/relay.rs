@@ -37,7 +37,8 @@ const ABORT_WAIT: Duration = Duration::from_secs(1);
 /// A running relay. Its tasks run while somebody runs the executor that it was started on.
 ///
 /// Dropping it stops it without grace: what is under way is cut off, and its mail is in the queue at the
-/// next start. Dropping blocks for one sync of the store.
+/// next start. Dropping blocks until what is cut off has ended, for a second at most, and for one sync of
+/// the store.
 #[derive(Debug)]
 pub struct Relay {
     hub: Arc<Hub>,
@@ -223,8 +224,11 @@ impl Drop for Relay {
         if !self.stopped {
             self.hub.begin_shut_down();
             self.stop.give(Stop::Abort);
-            self.alarm.stop();
+            // What a delivery has to tell is noted before the store closes. On an executor that nobody
+            // runs any more it never comes.
+            let _ = self.hub.drained().wait_for(ABORT_WAIT);
             self.hub.close();
+            self.alarm.stop();
         }
     }
 }

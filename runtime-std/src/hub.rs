@@ -233,11 +233,18 @@ impl Hub {
             engine.handle_input(now, input);
         }
         let mut unlocked = Vec::new();
+        let mut noted = false;
         while let Some(output) = engine.poll_output() {
+            noted |= matches!(output, Output::Note(..) | Output::Discard(..));
             unlocked.extend(self.route(output));
         }
         let drained = self.is_drained(&engine);
         drop(engine);
+        if noted {
+            // Before a delivery hears how to go on: at a kill, no outcome is unknown but those that were
+            // on their way.
+            self.store.write_notes();
+        }
         for output in unlocked {
             self.hand_out(output);
         }

@@ -22,12 +22,18 @@ class Taker(asyncio.Protocol):
         self.buffer = bytearray()
         self.in_data = False
         self.rcpts = []
+        # What was taken last, while nothing was heard since: the 250 may not have been read.
+        self.unheard = []
 
     def connection_made(self, transport):
         self.transport = transport
         transport.write(b"220 sink ESMTP\r\n")
 
+    def connection_lost(self, _):
+        self.book.cut(self.unheard)
+
     def data_received(self, data):
+        self.unheard = []
         seen = max(0, len(self.buffer) - 4)
         self.buffer += data
         while True:
@@ -76,19 +82,22 @@ class Taker(asyncio.Protocol):
     def take(self, message):
         message = message[1:] if message.startswith(b".") else message
         message = message.replace(b"\r\n..", b"\r\n.")
-        self.book.enter(message, self.rcpts)
+        self.unheard = self.book.enter(message, self.rcpts)
         self.rcpts = []
         self.transport.write(b"250 2.0.0 taken\r\n")
 
 
 class Book:
-    """What was taken: (ID, recipient) → when first; and of what came again, when it first did."""
+    """What was taken: (ID, recipient) → when last; and of what came again, when it had come before, and
+    whether its connection was cut then before the sender was heard of again."""
 
     def __init__(self, defer_percent):
         self.defer_percent = defer_percent
         self.turned_away = set()
         self.taken = {}
         self.again = []
+        self.cuts = {}
+        self.in_flight = []
         self.damaged = []
         self.strange = 0
 
@@ -102,16 +111,25 @@ class Book:
         found = LEDGER.search(message)
         if not found:
             self.strange += 1
-            return
+            return []
         body = message.split(b"\r\n\r\n", 1)[1]
         ident = found[1].decode()
         if hashlib.sha256(body).hexdigest() != found[2].decode():
             self.damaged.append(ident)
-        for rcpt in rcpts:
-            now = time.monotonic()
-            first = self.taken.setdefault((ident, rcpt.decode()), now)
-            if first is not now:
-                self.again.append(first)
+        keys = [(ident, rcpt.decode()) for rcpt in rcpts]
+        now = time.monotonic()
+        for key in keys:
+            before = self.taken.get(key)
+            if before is not None:
+                self.again.append((key, before, self.cuts.get(key) == before))
+            self.taken[key] = now
+        return keys
+
+    def cut(self, keys):
+        """The connection ended, and nothing was heard since these were taken."""
+        for key in keys:
+            self.cuts[key] = self.taken[key]
+            self.in_flight.append(self.taken[key])
 
 
 class Sink:
@@ -131,7 +149,8 @@ class Sink:
         return self.ours.recv()
 
     def taken(self):
-        """(ID, recipient) → when; of what came again, when it first did; damaged IDs; messages without an ID."""
+        """(ID, recipient) → when; what came again: (key, when it had come, whether that was in flight at a cut);
+        when those came that were in flight at cuts; damaged IDs; messages without an ID."""
         return self.ask("taken")
 
     def stop(self):
@@ -156,6 +175,6 @@ def serve(port, defer_percent, pipe):
             asyncio.get_running_loop().stop()
             return
         if what == "taken":
-            pipe.send((book.taken, book.again, book.damaged, book.strange))
+            pipe.send((book.taken, book.again, book.in_flight, book.damaged, book.strange))
 
     asyncio.run(run())

@@ -90,8 +90,8 @@ pub struct Recovered {
 
 /// Queue storage. Every method may be called from any thread.
 ///
-/// `write` and `note` never block on the disk; the others may, and an async runtime calls them where
-/// blocking is allowed.
+/// `write`, `note` and `discard` only hand over, and `write_notes` waits for no disk; the others may, and
+/// an async runtime calls them where blocking is allowed.
 pub trait Store: Send + Sync + 'static {
     /// Starts writing, and tells `sink` what happens. Called once, after [`Store::recover`] and before
     /// the first `write`.
@@ -104,12 +104,17 @@ pub trait Store: Send + Sync + 'static {
     /// on stable storage, or with the reason why it is not.
     fn write(&self, write: WriteId, message: StoreMessage);
 
-    /// Notes progress. It reaches the disk soon, in order, and nobody waits for it: a lost note costs
-    /// one duplicate delivery, never a message.
+    /// Notes progress. It is written by [`Store::write_notes`] and reaches the disk soon, in order; its
+    /// sync is nobody's to wait for: a lost note costs one duplicate delivery, never a message.
     fn note(&self, message: MessageId, place: Place, progress: Progress);
 
     /// Drops a message whose every recipient is settled: its place and its spool file are reused.
     fn discard(&self, message: MessageId, place: Place);
+
+    /// Writes what was noted and discarded so far, without a sync, so that the end of the process loses
+    /// none of it. The runtime calls it before anybody hears what comes of that: a delivery goes on only
+    /// after its outcome is written. It may wait for the kernel, never for the disk.
+    fn write_notes(&self) {}
 
     /// Reads a message back. A place from before a [`StoreSink::moved`] still leads to it.
     ///

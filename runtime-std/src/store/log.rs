@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use relay_core::id::{MessageId, WriteId};
-use relay_core::queue::record::{FileHeader, FileKind, Note, Progress};
+use relay_core::queue::record::{FileHeader, FileKind, Note};
 use relay_core::queue::store::{Place, StoreFailed, StoreMessage};
 
 use super::Options;
 use super::commit::Group;
 use super::disk::{self, Disk, Lock};
-use super::progress::ProgressLog;
+use super::progress::{ProgressLog, SharedLog};
 use super::segment::{PAGE, Segment, Slot, State, Table};
 use super::spool::Spool;
 use super::upkeep::{Moving, Rewrite};
@@ -54,11 +54,8 @@ pub(super) struct Write {
 /// How a write ended.
 pub(super) type Receipt = (WriteId, Result<Place, StoreFailed>);
 
-/// What happened to a message, in the order in which the engine said it.
-pub(super) enum Event {
-    Note(MessageId, Progress),
-    Discard(MessageId, Place),
-}
+/// A message that was discarded, which is noted, and where the engine had it.
+pub(super) type Discarded = (MessageId, Place);
 
 pub(super) struct Log {
     pub(super) disk: Arc<dyn Disk>,
@@ -75,7 +72,7 @@ pub(super) struct Log {
     pub(super) unremoved: Vec<Slot>,
     pub(super) next_segment: u32,
     pub(super) next_slot: u32,
-    pub(super) progress: ProgressLog,
+    pub(super) progress: Arc<SharedLog>,
     /// The length of the progress log after it was last written anew.
     pub(super) progress_base: u64,
     pub(super) rewrite: Option<Rewrite>,
@@ -89,6 +86,8 @@ pub(super) struct Log {
     pub(super) last_id: u64,
     /// Why the last write failed, until one works.
     pub(super) trouble: Option<StoreFailed>,
+    /// The writer panicked: what is known here may be wrong.
+    pub(super) panicked: Option<StoreFailed>,
     pub(super) recovered: bool,
     /// Some sealed segment may have nothing live in it.
     pub(super) emptied: bool,
@@ -142,7 +141,7 @@ impl Log {
             next_segment: parts.next_segment,
             next_slot: parts.next_slot,
             progress_base: 0,
-            progress: parts.progress,
+            progress: Arc::new(SharedLog::new(parts.progress)),
             rewrite: None,
             moving: None,
             spooled: BTreeSet::new(),
@@ -150,6 +149,7 @@ impl Log {
             quarantined: parts.quarantined,
             last_id: parts.last_id,
             trouble: None,
+            panicked: None,
             recovered: false,
             emptied: true,
             unnoted: true,
@@ -191,12 +191,9 @@ impl Log {
         notes.iter().for_each(|note| self.note(note));
     }
 
-    /// Adds a note to the progress log, and to the one that is being written anew.
-    pub(super) fn note(&mut self, note: &Note) {
+    /// Adds a note to the progress log.
+    pub(super) fn note(&self, note: &Note) {
         self.progress.add(note);
-        if let Some(rewrite) = &mut self.rewrite {
-            rewrite.log.add(note);
-        }
     }
 
     /// Opens a segment for writing, in a free slot or a new one. Its number is noted durably first,
@@ -267,20 +264,18 @@ impl Log {
         }
     }
 
-    /// Takes in what the engine said of messages.
-    pub(super) fn apply(&mut self, events: Vec<Event>) {
-        for event in events {
-            match event {
-                Event::Note(message, progress) => self.note(&Note::Progress { message, progress }),
-                Event::Discard(message, place) => {
-                    let place = self.table.settle(message).unwrap_or(place);
-                    self.void(message, place);
-                }
+    /// Takes in which messages were discarded.
+    pub(super) fn apply(&mut self, discarded: Vec<Discarded>) {
+        for (message, noted) in discarded {
+            let place = self.table.settle(message).unwrap_or(noted);
+            if place != noted {
+                self.note(&Note::Void { place });
             }
+            self.void(message, place);
         }
     }
 
-    /// Makes a record void, and its spool file with it.
+    /// Makes a record void, which is noted, and its spool file with it.
     pub(super) fn void(&mut self, message: MessageId, place: Place) {
         let Some(segment) = self.segments.get_mut(&place.segment) else {
             return;
@@ -289,7 +284,6 @@ impl Log {
             return;
         }
         self.emptied |= segment.live() == 0;
-        self.note(&Note::Void { place });
         if self.spooled.remove(&message) {
             self.doomed.push(message);
         }

@@ -5,12 +5,13 @@
 //!    lock               held while a process uses the directory
 //!    identity           the salt: a random number in every record, so that nothing else passes for one
 //!    segment-00000000…  message records, in files that are written once with zeros and then reused
-//!    progress-00000001  what happened to messages since: small notes, synced about once a second
+//!    progress-00000001  what happened to messages since: small notes, written at once, synced about
+//!                       once a second
 //!    spool/ID           bodies over 256 KiB
 //!    quarantine/        damaged records, kept for people to look at
 //!
 //!   sessions ─ write ─▶ waiting ─▶ writer thread: one write, one fdatasync for all ─▶ StoreSink::stored
-//!   engine ─ note, discard ─▶ waiting ─▶ the same thread: one write, a sync now and then
+//!   engine ─ note, discard ─▶ pending ─▶ whoever noted: one write ─▶ writer thread: a sync now and then
 //! ```
 //!
 //! [`SegmentStore::open`], then [`Store::recover`], then [`SegmentStore::start`]; from then on
@@ -42,13 +43,13 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use relay_core::id::{MessageId, WriteId};
 use relay_core::queue::message::{Body, Message};
-use relay_core::queue::record::Progress;
+use relay_core::queue::record::{Note, Progress};
 use relay_core::queue::store::{
     LoadFailed, Place, Recovered, Store, StoreFailed, StoreMessage, StoreSink, StoreStatus,
 };
 
 pub use disk::{Disk, DiskFile, StdDisk};
-use log::{Event, Log, Paths, Write};
+use log::{Log, Paths, Write};
 pub use options::{OpenError, Options};
 use segment::Table;
 use spool::Spool;
@@ -128,15 +129,21 @@ impl Store for SegmentStore {
     }
 
     fn note(&self, message: MessageId, _place: Place, progress: Progress) {
-        let mut waiting = lock(&self.shared.waiting);
-        waiting.events.push(Event::Note(message, progress));
-        self.shared.wake(waiting);
+        let note = Note::Progress { message, progress };
+        self.shared.progress.add(&note);
+        self.shared.wake_for_notes(lock(&self.shared.waiting));
     }
 
     fn discard(&self, message: MessageId, place: Place) {
+        self.shared.progress.add(&Note::Void { place });
         let mut waiting = lock(&self.shared.waiting);
-        waiting.events.push(Event::Discard(message, place));
-        self.shared.wake(waiting);
+        waiting.discarded.push((message, place));
+        self.shared.wake_for_notes(waiting);
+    }
+
+    fn write_notes(&self) {
+        // What fails here is tried again, or mended, at the next tick.
+        let _ = self.shared.progress.write();
     }
 
     fn load(&self, message: MessageId, place: Place) -> Result<(Message, Body), LoadFailed> {

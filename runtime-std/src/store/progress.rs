@@ -1,12 +1,18 @@
-//! The progress log: an append-only file of notes that nobody waits for.
+//! The progress log: an append-only file of notes whose sync nobody waits for.
 //!
-//! Notes are collected in memory, written together, and synced now and then. A lost note costs a
-//! duplicate delivery at most. A file whose sync failed is not trusted again: the log is then written
-//! anew from what the engine knows (see `upkeep`).
+//! ```text
+//!  engine ── note ──▶ pending ── write_notes, by the thread that has a note ──▶ the kernel
+//!                                    the writer thread, about once a second ──▶ the disk
+//! ```
+//!
+//! A note is in the kernel before its delivery goes on: the end of the process loses none, however long
+//! the writer thread waits for a segment's sync. A power cut may lose those of the last second, and each
+//! costs a duplicate delivery at most. A file whose sync failed is not trusted again: the log is then
+//! written anew from what the engine knows (see `upkeep`).
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_core::queue::record::{FileHeader, FileKind, NOTE_ALIGN, NOTE_MAX, Note};
 
@@ -136,23 +142,11 @@ impl ProgressLog {
         Ok((end, damaged))
     }
 
-    /// Reads one note again.
-    ///
-    /// # Errors
-    /// What the disk says; a damaged note is `None`.
-    pub(super) fn read(&self, offset: u64) -> io::Result<Option<Note>> {
-        let mut bytes = vec![0; 512];
-        loop {
-            let filled = disk::read_full_at(&*self.file, &mut bytes, offset)?;
-            match Note::decode(&bytes[..filled], self.seed) {
-                Ok((note, _)) => return Ok(Some(note)),
-                Err(relay_core::queue::record::Invalid::Short)
-                    if filled == bytes.len() && filled < NOTE_MAX =>
-                {
-                    bytes.resize(filled * 4, 0);
-                }
-                Err(_) => return Ok(None),
-            }
+    /// What reads single notes.
+    pub(super) fn reader(&self) -> NoteReader {
+        NoteReader {
+            file: Arc::clone(&self.file),
+            seed: self.seed,
         }
     }
 
@@ -190,25 +184,29 @@ impl ProgressLog {
         }
     }
 
-    /// Writes what was added and syncs it.
+    /// Writes what was added and syncs it. For a log that nobody else uses.
     ///
     /// # Errors
     /// What the disk says. After a failed sync the log is broken.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        self.write()?;
-        if !self.dirty {
+        let Some(file) = self.begin_sync()? else {
             return Ok(());
+        };
+        let synced = file.sync_data();
+        self.end_sync(synced)
+    }
+
+    /// Writes what was added; gives the file that is to be synced, if it is to be.
+    fn begin_sync(&mut self) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        self.write()?;
+        Ok(std::mem::take(&mut self.dirty).then(|| Arc::clone(&self.file)))
+    }
+
+    fn end_sync(&mut self, synced: io::Result<()>) -> io::Result<()> {
+        if let Err(e) = &synced {
+            self.distrust(&format!("the sync of the progress log: {e}"));
         }
-        match self.file.sync_data() {
-            Ok(()) => {
-                self.dirty = false;
-                Ok(())
-            }
-            Err(e) => {
-                self.distrust(&format!("the sync of the progress log: {e}"));
-                Err(e)
-            }
-        }
+        synced
     }
 
     /// From now on this log takes nothing: another must be written.
@@ -222,28 +220,161 @@ impl ProgressLog {
         self.dirty = false;
     }
 
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
     fn trusted(&self) -> io::Result<()> {
         self.broken
             .as_ref()
             .map_or(Ok(()), |why| Err(io::Error::other(why.clone())))
     }
+}
 
-    pub(super) fn broken(&self) -> Option<&str> {
-        self.broken.as_deref()
+/// Reads single notes of a log.
+pub(super) struct NoteReader {
+    file: Arc<dyn DiskFile>,
+    seed: u64,
+}
+
+impl NoteReader {
+    /// Reads one note.
+    ///
+    /// # Errors
+    /// What the disk says; a damaged note is `None`.
+    pub(super) fn read(&self, offset: u64) -> io::Result<Option<Note>> {
+        let mut bytes = vec![0; 512];
+        loop {
+            let filled = disk::read_full_at(&*self.file, &mut bytes, offset)?;
+            match Note::decode(&bytes[..filled], self.seed) {
+                Ok((note, _)) => return Ok(Some(note)),
+                Err(relay_core::queue::record::Invalid::Short)
+                    if filled == bytes.len() && filled < NOTE_MAX =>
+                {
+                    bytes.resize(filled * 4, 0);
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// The log in use, which everybody who has a note writes to. Its lock is held for a write into the
+/// kernel, never for a sync.
+pub(super) struct SharedLog(Mutex<InUse>);
+
+struct InUse {
+    log: ProgressLog,
+    /// While another log is being written: what was noted since it was asked for last.
+    late: Option<Vec<Note>>,
+}
+
+impl SharedLog {
+    pub(super) fn new(log: ProgressLog) -> Self {
+        Self(Mutex::new(InUse { log, late: None }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InUse> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a note, in memory.
+    pub(super) fn add(&self, note: &Note) {
+        let mut in_use = self.lock();
+        in_use.log.add(note);
+        if let Some(late) = &mut in_use.late {
+            late.push(note.clone());
+        }
+    }
+
+    /// See [`ProgressLog::write`]. When it returns, all that was added before is written or failed,
+    /// whoever wrote it.
+    pub(super) fn write(&self) -> io::Result<()> {
+        self.lock().log.write()
+    }
+
+    /// See [`ProgressLog::sync`]. Notes may be added and written meanwhile; they are for the next sync.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let Some(file) = self.lock().log.begin_sync()? else {
+            return Ok(());
+        };
+        let synced = file.sync_data();
+        self.lock().log.end_sync(synced)
+    }
+
+    /// From now on what is noted is kept for another log too.
+    pub(super) fn begin_rewrite(&self) {
+        self.lock().late = Some(Vec::new());
+    }
+
+    pub(super) fn abandon_rewrite(&self) {
+        self.lock().late = None;
+    }
+
+    /// What was noted since the last call, for the other log. It comes behind what the engine said of
+    /// its messages before this call, which it is part of or later than: replaying it changes nothing,
+    /// or is due.
+    pub(super) fn take_late(&self) -> Vec<Note> {
+        self.lock()
+            .late
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Puts another log in the place of this one, once `rename` has given it its name. Gives back the
+    /// number of the old one.
+    ///
+    /// # Errors
+    /// What the disk says: then all is as it was.
+    pub(super) fn replace(
+        &self,
+        mut other: ProgressLog,
+        rename: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<u32> {
+        let mut in_use = self.lock();
+        for note in in_use.late.take().unwrap_or_default() {
+            other.add(&note);
+        }
+        other.write()?;
+        rename()?;
+        Ok(std::mem::replace(&mut in_use.log, other).number)
+    }
+
+    /// From now on notes go nowhere: the directory may have another owner.
+    pub(super) fn close(&self) {
+        let mut in_use = self.lock();
+        in_use.log.broken = Some("the store is closed".to_owned());
+        in_use.log.pending = Vec::new();
+    }
+
+    /// See [`ProgressLog::distrust`].
+    pub(super) fn distrust(&self, why: &str) {
+        self.lock().log.distrust(why);
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().log.broken.is_some()
     }
 
     /// Whether something waits to be written or synced.
-    pub(super) fn dirty(&self) -> bool {
-        self.dirty || !self.pending.is_empty()
+    pub(super) fn is_dirty(&self) -> bool {
+        let in_use = self.lock();
+        in_use.log.dirty || !in_use.log.pending.is_empty()
     }
 
     /// Its length, with what waits.
     pub(super) fn len(&self) -> u64 {
-        self.end + self.pending.len() as u64
+        let in_use = self.lock();
+        in_use.log.end + in_use.log.pending.len() as u64
     }
 
     pub(super) fn number(&self) -> u32 {
-        self.number
+        self.lock().log.number
+    }
+
+    pub(super) fn reader(&self) -> NoteReader {
+        self.lock().log.reader()
     }
 }
 

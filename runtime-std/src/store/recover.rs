@@ -244,8 +244,9 @@ impl Log {
             .iter()
             .take_while(|(id, _)| *id == message);
         let mut all = Vec::new();
+        let reader = self.progress.reader();
         for (_, offset) in its {
-            if let Some(Note::Progress { progress, .. }) = self.progress.read(*offset)? {
+            if let Some(Note::Progress { progress, .. }) = reader.read(*offset)? {
                 all.push(progress);
             }
         }

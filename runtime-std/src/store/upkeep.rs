@@ -1,7 +1,7 @@
 //! What the writer does between groups: give back empty segments, empty sparse ones, keep the progress
 //! log short, mend what failed. Each step is bounded; the writer looks for new messages between two.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use relay_core::id::MessageId;
@@ -24,7 +24,7 @@ const SEGMENTS_MIN: usize = 4;
 
 /// The progress log, being written anew beside the old one. Notes go to both meanwhile.
 pub(super) struct Rewrite {
-    pub(super) log: ProgressLog,
+    log: ProgressLog,
     path: PathBuf,
     next: Part,
 }
@@ -77,7 +77,7 @@ impl Log {
         for slot in std::mem::take(&mut self.unremoved) {
             self.remove_slot(slot);
         }
-        if self.progress.broken().is_some() && self.rewrite.is_none() {
+        if self.progress.is_broken() && self.rewrite.is_none() {
             self.start_rewrite();
         }
         if self.trouble.is_some() {
@@ -97,8 +97,8 @@ impl Log {
     /// Whether a tick has something to do.
     pub(super) fn wants_tick(&self) -> bool {
         self.unnoted
-            || self.progress.dirty()
-            || self.progress.broken().is_some()
+            || self.progress.is_dirty()
+            || self.progress.is_broken()
             || self.trouble.is_some()
             || !self.doomed.is_empty()
             || !self.unremoved.is_empty()
@@ -140,7 +140,7 @@ impl Log {
     /// Gives back the files of sealed segments in which nothing is live. A log that is not trusted may
     /// not know that; the next one will.
     fn recycle(&mut self) {
-        if self.progress.broken().is_some() || !std::mem::take(&mut self.emptied) {
+        if self.progress.is_broken() || !std::mem::take(&mut self.emptied) {
             return;
         }
         let empty = |state: State| state != State::Active;
@@ -176,7 +176,7 @@ impl Log {
 
     fn progress_is_long(&self) -> bool {
         let base = self.progress_base.saturating_mul(2);
-        self.progress.broken().is_none() && self.progress.len() > base.max(self.options.rewrite_min)
+        !self.progress.is_broken() && self.progress.len() > base.max(self.options.rewrite_min)
     }
 
     fn start_rewrite(&mut self) -> bool {
@@ -195,6 +195,7 @@ impl Log {
                 {
                     log.add(&Note::Emptied { segment });
                 }
+                self.progress.begin_rewrite();
                 self.rewrite = Some(Rewrite {
                     log,
                     path,
@@ -227,8 +228,12 @@ impl Log {
                 return false;
             }
         };
+        // Behind what the engine said just now, and not before: see `take_late`.
+        for note in self.progress.take_late() {
+            rewrite.log.add(&note);
+        }
         if let Err(e) = rewrite.log.write() {
-            self.abandon_rewrite(&rewrite, &e);
+            self.abandon_rewrite(&rewrite.path, &e);
             return false;
         }
         self.rewrite = Some(rewrite);
@@ -257,16 +262,18 @@ impl Log {
     }
 
     fn finish_rewrite(&mut self, mut rewrite: Rewrite) {
-        let number = rewrite.log.number();
-        let renamed = rewrite.log.sync().and_then(|()| {
-            self.disk
-                .rename(&rewrite.path, &self.paths.progress(number))
-        });
-        if let Err(e) = renamed {
-            self.abandon_rewrite(&rewrite, &e);
-            return;
+        for note in self.progress.take_late() {
+            rewrite.log.add(&note);
         }
-        let old = std::mem::replace(&mut self.progress, rewrite.log);
+        let name = self.paths.progress(rewrite.log.number());
+        let replaced = rewrite.log.sync().and_then(|()| {
+            let rename = || self.disk.rename(&rewrite.path, &name);
+            self.progress.replace(rewrite.log, rename)
+        });
+        let old = match replaced {
+            Ok(old) => old,
+            Err(e) => return self.abandon_rewrite(&rewrite.path, &e),
+        };
         self.progress_base = self.progress.len();
         if let Err(e) = self.disk.sync_dir(&self.paths.queue) {
             // Either log may be the one that a restart finds: no segment is opened before a third one
@@ -274,14 +281,15 @@ impl Log {
             self.progress
                 .distrust(&format!("the sync of the queue directory: {e}"));
         }
-        if let Err(e) = self.disk.unlink(&self.paths.progress(old.number())) {
+        if let Err(e) = self.disk.unlink(&self.paths.progress(old)) {
             tracing::warn!(error = %e, "an old progress log was not removed");
         }
     }
 
-    fn abandon_rewrite(&mut self, rewrite: &Rewrite, error: &std::io::Error) {
+    fn abandon_rewrite(&mut self, path: &Path, error: &std::io::Error) {
         tracing::warn!(%error, "the progress log cannot be written anew now");
-        let _ = self.disk.unlink(&rewrite.path);
+        self.progress.abandon_rewrite();
+        let _ = self.disk.unlink(path);
         self.progress_base = self.progress.len();
     }
 
@@ -358,6 +366,7 @@ impl Log {
         records.retain(|(id, place, _)| {
             let keep = live.next().unwrap_or(true);
             if !keep {
+                self.note(&Note::Void { place: *place });
                 self.void(*id, *place);
             }
             keep

@@ -1,20 +1,22 @@
 //! The writer: what everybody shares with the one thread that writes, and that thread's loop.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use relay_core::id::MessageId;
+use relay_core::id::{MessageId, WriteId};
 use relay_core::queue::message::{Body, Message};
 use relay_core::queue::record::{HEADER_LEN, Header, Invalid, decode};
 use relay_core::queue::store::{LoadFailed, Place, StoreFailed, StoreSink};
 
 use super::disk::{self, Disk, DiskFile};
-use super::log::{Event, Log, Receipt, Write};
+use super::log::{Discarded, Log, Receipt, Write};
+use super::progress::SharedLog;
 use super::recover::Notes;
 use super::segment::Table;
 use super::spool::Spool;
@@ -28,6 +30,7 @@ pub(super) struct Shared {
     pub(super) salt: u64,
     pub(super) table: Arc<Table>,
     pub(super) spool: Arc<Spool>,
+    pub(super) progress: Arc<SharedLog>,
     pub(super) waiting: Mutex<Waiting>,
     /// Something waits, or the store is to be closed.
     pub(super) wake: Condvar,
@@ -46,9 +49,13 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) writes: VecDeque<Write>,
-    pub(super) events: Vec<Event>,
-    /// The writer sleeps: wake it.
+    pub(super) discarded: Vec<Discarded>,
+    /// Something was noted that is to be synced.
+    pub(super) noted: bool,
+    /// The writer sleeps: wake it for a write.
     pub(super) asleep: bool,
+    /// It sleeps without a timer: wake it for what is due at the next tick too.
+    pub(super) untimed: bool,
     pub(super) closing: Closing,
 }
 
@@ -93,6 +100,7 @@ impl Shared {
             salt,
             table,
             spool,
+            progress: Arc::clone(&log.progress),
             waiting: Mutex::default(),
             wake: Condvar::new(),
             ended: Condvar::new(),
@@ -100,6 +108,14 @@ impl Shared {
             low_told: AtomicBool::new(false),
             log: Mutex::new(Some(log)),
             notes: Mutex::new(Some(notes)),
+        }
+    }
+
+    /// Sees to it that the writer comes to what was noted: at its next tick.
+    pub(super) fn wake_for_notes(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        waiting.noted = true;
+        if waiting.untimed {
+            self.wake(waiting);
         }
     }
 
@@ -147,12 +163,14 @@ impl Shared {
         let mut waiting = lock(&self.waiting);
         loop {
             let closing = waiting.closing;
-            let idle = waiting.writes.is_empty() && waiting.events.is_empty() && !more;
+            let noted = waiting.noted && due.is_none();
+            let idle = waiting.writes.is_empty() && !noted && !more;
             if !idle || closing == Closing::Asked || closing == Closing::Dropped {
                 return closing;
             }
             let now = Instant::now();
             waiting.asleep = true;
+            waiting.untimed = due.is_none();
             waiting = match due {
                 Some(due) if due <= now => {
                     waiting.asleep = false;
@@ -168,31 +186,70 @@ impl Shared {
                     .unwrap_or_else(PoisonError::into_inner),
             };
             waiting.asleep = false;
+            waiting.untimed = false;
         }
     }
 
+    /// One round of the writer. A bug in it is a failure of the disk to everybody else: those who wait
+    /// hear of it, and nothing is accepted any more.
     pub(super) fn step(&self, sink: &dyn StoreSink, tick: bool) -> Next {
-        let (mut writes, events) = {
+        let (writes, discarded) = {
             let mut waiting = lock(&self.waiting);
+            waiting.noted = false;
             (
                 std::mem::take(&mut waiting.writes),
-                std::mem::take(&mut waiting.events),
+                std::mem::take(&mut waiting.discarded),
             )
         };
-        let mut log = lock(&self.log);
-        let Some(log) = log.as_mut() else {
-            let closed = StoreFailed::Broken("the store is closed".to_owned());
-            let failed = |write: Write| -> Receipt { (write.id, Err(closed.clone())) };
-            if !writes.is_empty() {
-                sink.stored(writes.into_iter().map(failed).collect());
+        let mut unanswered: BTreeSet<WriteId> = writes.iter().map(|write| write.id).collect();
+        let round = || self.round(sink, tick, (writes, discarded), &mut unanswered);
+        match catch_unwind(AssertUnwindSafe(round)) {
+            Ok(next) => next,
+            Err(_) => {
+                let failed = StoreFailed::Broken("a bug in the store: see the log".to_owned());
+                tracing::error!("the store's writer panicked: nothing is accepted until a restart");
+                if let Some(log) = lock(&self.log).as_mut() {
+                    log.panicked = Some(failed.clone());
+                }
+                lock(&self.figures).trouble = Some(failed.clone());
+                let receipts = unanswered.into_iter().map(|id| (id, Err(failed.clone())));
+                sink.stored(receipts.collect());
+                Next::default()
             }
-            return Next::default();
+        }
+    }
+
+    fn round(
+        &self,
+        sink: &dyn StoreSink,
+        tick: bool,
+        (mut writes, discarded): (VecDeque<Write>, Vec<Discarded>),
+        unanswered: &mut BTreeSet<WriteId>,
+    ) -> Next {
+        let mut log = lock(&self.log);
+        let usable = match log.as_mut() {
+            None => Err(StoreFailed::Broken("the store is closed".to_owned())),
+            Some(log) => log.panicked.clone().map_or(Ok(log), Err),
         };
-        log.apply(events);
+        let log = match usable {
+            Ok(log) => log,
+            Err(failed) => {
+                let failed = |write: Write| -> Receipt { (write.id, Err(failed.clone())) };
+                unanswered.clear();
+                if !writes.is_empty() {
+                    sink.stored(writes.into_iter().map(failed).collect());
+                }
+                return Next::default();
+            }
+        };
+        log.apply(discarded);
         log.write_notes();
         while !writes.is_empty() {
             let mut receipts = Vec::with_capacity(writes.len());
             log.commit(&mut writes, &mut receipts);
+            for (write, _) in &receipts {
+                unanswered.remove(write);
+            }
             sink.stored(receipts);
         }
         if tick {
@@ -217,10 +274,12 @@ impl Shared {
         let log = lock(&self.log).take();
         if let Some(mut log) = log {
             // What a delivery told while the last step ran.
-            let events = std::mem::take(&mut lock(&self.waiting).events);
-            log.apply(events);
-            log.write_notes();
-            log.finish();
+            let discarded = std::mem::take(&mut lock(&self.waiting).discarded);
+            if log.panicked.is_none() {
+                log.apply(discarded);
+                log.finish();
+            }
+            self.progress.close();
         }
         let mut waiting = lock(&self.waiting);
         waiting.closing = waiting.closing.max(Closing::Closed);

@@ -319,6 +319,7 @@ impl World {
                     return self.step_store();
                 }
                 store.note(id, place, progress);
+                store.write_notes();
                 self.step_store();
             }
             FromEngine::Discard(id, place) => {
@@ -327,6 +328,7 @@ impl World {
                     return;
                 }
                 store.discard(id, place);
+                store.write_notes();
                 self.step_store();
             }
             FromEngine::Resolve(id, domain) => self.soon(Inner::Resolve(id, domain)),

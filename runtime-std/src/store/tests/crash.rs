@@ -267,3 +267,19 @@ fn the_highest_id_is_known_after_its_message_is_gone() {
     assert_eq!(again.store.status().last_id, 9);
     assert_eq!(Rig::new().store.status().last_id, 0);
 }
+
+#[test]
+fn what_was_noted_survives_a_kill_before_the_writer_comes_to_it() {
+    let mut rig = Rig::new();
+    for number in 1..=3 {
+        rig.write(number, 500);
+    }
+    rig.step(false);
+    rig.discard(1);
+    rig.defer(2, 7);
+    // The writer thread may be waiting for a sync all this time.
+    let again = rig.kill();
+    assert_eq!(again.live(), [2, 3]);
+    let attempts = again.ledger.book(|book| book.attempts.clone());
+    assert_eq!(attempts.into_values().collect::<Vec<_>>(), [7]);
+}

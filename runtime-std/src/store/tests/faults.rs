@@ -1,8 +1,11 @@
 //! Calls that fail: no false receipt, nothing half kept, and it goes on by itself. QUE-04, QUE-05, QUE-06.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use relay_core::queue::store::{Store as _, StoreFailed};
+use relay_core::id::{MessageId, WriteId};
+use relay_core::queue::record::Progress;
+use relay_core::queue::store::{Place, Store as _, StoreFailed, StoreSink};
 
 use super::disk::{Call, Fault};
 use super::rig::Rig;
@@ -215,4 +218,48 @@ fn below_the_reserve_only_reports_are_taken_and_progress_goes_on() {
         rig.live().into_iter().collect::<BTreeSet<_>>(),
         BTreeSet::from([2, 4, 6])
     );
+}
+
+/// Tells the ledger, but for the first receipts, at which it panics.
+struct Clumsy(&'static super::rig::Ledger, AtomicBool);
+
+impl StoreSink for Clumsy {
+    fn stored(&self, results: Vec<(WriteId, Result<Place, StoreFailed>)>) {
+        assert!(!self.1.swap(false, Ordering::Relaxed), "a planted panic");
+        self.0.stored(results);
+    }
+
+    fn live(&self, messages: &[(MessageId, Place)]) -> Vec<bool> {
+        self.0.live(messages)
+    }
+
+    fn moved(&self, messages: &[(MessageId, Place, Place)]) {
+        self.0.moved(messages);
+    }
+
+    fn snapshot(&self, after: Option<MessageId>, max: usize) -> Vec<(MessageId, Progress)> {
+        self.0.snapshot(after, max)
+    }
+}
+
+#[test]
+fn a_panic_of_the_writer_is_a_failure_that_everybody_hears_of() {
+    let mut rig = Rig::new();
+    // Three groups in one step: the first is written, and its receipts lead to the panic.
+    for number in 1..=9 {
+        rig.write(number, 15_000);
+    }
+    let ledger = std::mem::take(&mut rig.ledger);
+    let clumsy = Clumsy(Box::leak(Box::new(ledger)), AtomicBool::new(true));
+    rig.store.step(&clumsy, false);
+    let told = clumsy.0.book(|book| book.receipts.clone());
+    assert!(told.len() >= 5, "those that wait hear of it: {told:?}");
+    let broken = |result: &Result<_, _>| matches!(result, Err(StoreFailed::Broken(_)));
+    assert!(told.values().all(broken));
+    assert!(rig.store.status().refusing.is_some());
+    rig.write(10, 100);
+    rig.store.step(&clumsy, true);
+    let told = clumsy.0.book(|book| book.receipts.clone());
+    assert!(told.get(&WriteId(10)).is_some_and(broken));
+    rig.store.close();
 }

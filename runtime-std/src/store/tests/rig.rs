@@ -265,6 +265,7 @@ impl Rig {
         let id = MessageId::from_u64(number);
         let place = self.ledger.book(|book| book.live.remove(&id)).unwrap();
         self.store.discard(id, place);
+        self.store.write_notes();
     }
 
     pub(super) fn defer(&self, number: u64, attempts: u32) {
@@ -275,6 +276,7 @@ impl Rig {
         });
         self.store
             .note(id, place, Progress::Deferred(deferred(attempts)));
+        self.store.write_notes();
     }
 
     pub(super) fn live(&self) -> Vec<u64> {
