@@ -61,7 +61,7 @@ class Receiver:
         self.host, self.port = host, port
         self.offers, self.tls, self.esmtp, self.manners = offers, tls, esmtp, manners
         self.mails, self.transcript = [], []
-        self.connections = 0
+        self.connections, self.sessions = 0, set()
         self.lock = threading.Lock()
         self.closed = threading.Event()
         outer = self
@@ -84,6 +84,11 @@ class Receiver:
         self.closed.set()
         self.server.shutdown()
         self.server.server_close()
+        # The relay holds a connection for a moment after a message.
+        with self.lock:
+            sessions = list(self.sessions)
+        for session in sessions:
+            session.hang_up()
 
     def wait_mail(self, text, timeout=30):
         """The first message with `text` (bytes) in its data."""
@@ -113,6 +118,7 @@ class Session:
     def run(self):
         with self.receiver.lock:
             self.receiver.connections += 1
+            self.receiver.sessions.add(self)
         try:
             self.stage("connect", f"220 {self.receiver.host} ESMTP at your service")
             while True:
@@ -124,10 +130,18 @@ class Session:
         except (Gone, OSError, ValueError):
             pass
         finally:
+            with self.receiver.lock:
+                self.receiver.sessions.discard(self)
             try:
                 self.conn.close()
             except OSError:
                 pass
+
+    def hang_up(self):
+        try:
+            self.conn.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def note(self, who, line):
         with self.receiver.lock:
