@@ -143,8 +143,12 @@ pub fn store_record(data: &[u8]) {
         tls: TlsWish::Required,
         ..Handling::default()
     };
-    // The two versions of a record.
-    for handling in [Handling::default(), handled] {
+    let returned = Handling {
+        return_path: "bounces.example.com".parse().ok(),
+        ..Handling::default()
+    };
+    // The versions of a record.
+    for handling in [Handling::default(), handled, returned] {
         let Ok((header, message, body)) = record::decode(&message_record(data, handling)) else {
             continue;
         };

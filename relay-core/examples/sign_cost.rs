@@ -54,6 +54,7 @@ fn measure(keys: &[Key]) -> f64 {
     config.domains.push(Arc::new(SigningDomain {
         name: "example.com".parse().unwrap(),
         keys: keys.collect(),
+        return_path: None,
     }));
     let line = "A line of a message as people write them, with words between spaces.\r\n";
     let message = format!(

@@ -295,7 +295,12 @@ fn human_line(event: &DeliveryEvent, colour: Colour) -> String {
         (_, Colour::Off) => return format!("{time} {event}\n"),
         (EventKind::Accepted { .. } | EventKind::Changed { .. }, _) => "",
         (EventKind::Delivered(_), _) => "\x1b[32m",
-        (EventKind::Deferred { .. } | EventKind::NotReported { .. }, _) => "\x1b[33m",
+        (
+            EventKind::Deferred { .. }
+            | EventKind::NotReported { .. }
+            | EventKind::Preflight { .. },
+            _,
+        ) => "\x1b[33m",
         (EventKind::Bounced(_) | EventKind::Expired(_), _) => "\x1b[31m",
     };
     format!("\x1b[2m{time}\x1b[0m {paint}{event}\x1b[0m\n")

@@ -10,12 +10,13 @@
 //! The same for a start, for a reload, and for `check`, which makes nothing. What a start makes in
 //! `data_dir`, each with mode 0600 and in one step: `credentials.toml` (on a first run without a
 //! configuration), `self-signed-key.pem` and `self-signed-cert.pem` (if no certificate is named), and
-//! `decoy-key`.
+//! `decoy-key`, and `return-path-keys`.
 
 pub mod credentials;
 #[cfg(feature = "cli")]
 pub mod domains;
 mod files;
+pub mod return_path;
 mod system;
 mod tls;
 
@@ -364,6 +365,9 @@ fn complete(parsed: Parsed, purpose: Purpose) -> Result<Loaded, LoadError> {
     let client_tls = tls.client()?;
     if config.decoy_key.is_none() {
         config.decoy_key = files::decoy_key(&config.data_dir, purpose)?;
+    }
+    if config.return_path_keys.is_none() {
+        config.return_path_keys = return_path::keys(&config.data_dir, purpose)?;
     }
     let config = Arc::new(config);
     Ok(Loaded {

@@ -33,6 +33,7 @@ fn story(events: &Events, id: MessageId, end: &str) -> Vec<&'static str> {
         }
         let name = match event.kind {
             EventKind::Accepted { .. } => "accepted",
+            EventKind::Preflight { .. } => "preflight",
             EventKind::Delivered(_) => "delivered",
             EventKind::Deferred { .. } => "deferred",
             EventKind::Bounced(_) => "bounced",

@@ -17,6 +17,7 @@
 
 mod mime;
 mod report;
+pub mod return_path;
 mod returned;
 mod status;
 #[cfg(test)]
@@ -206,6 +207,7 @@ fn assemble(
         },
         prefix: Bytes::new(),
         dkim: None,
+        preflight: Vec::new(),
         size: bytes.len() as u64,
         header_size: u32::try_from(header_size).unwrap_or(u32::MAX),
         body: Body::Memory(bytes.into()),

@@ -132,3 +132,10 @@ pub(crate) fn a_labels_of(name: &str) -> String {
     }
     idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_lowercase())
 }
+
+/// Whether a domain is another or one under it.
+pub(crate) fn is_or_is_under(name: &Domain, domain: &Domain) -> bool {
+    let (name, domain) = (a_labels(name), a_labels(domain));
+    let rest = name.strip_suffix(&domain);
+    rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}

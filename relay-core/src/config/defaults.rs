@@ -9,8 +9,8 @@ use smtp_proto::Domain;
 
 use super::credential::contains;
 use super::{
-    Config, Credential, DeliveryConfig, DnsConfig, IpFamilies, Limits, Listener, ListenerTls, Rate,
-    Route, TlsLevel,
+    Config, Credential, DeliveryConfig, DnsConfig, IpFamilies, Limits, Listener, ListenerTls,
+    Preflight, Rate, Route, TlsLevel,
 };
 use crate::sasl::{Decoy, ITERATIONS_DEFAULT, Verifier};
 
@@ -67,6 +67,8 @@ impl Config {
             admin: None,
             admin_token: None,
             decoy_key: None,
+            return_path_keys: None,
+            preflight: Preflight::default(),
         }
     }
 
@@ -193,6 +195,7 @@ impl Default for DeliveryConfig {
                 .collect(),
             ip_families: IpFamilies::Both,
             ca_file: None,
+            public_addresses: Vec::new(),
         }
     }
 }

@@ -62,6 +62,10 @@ impl Config {
         if self.admin_token != new.admin_token {
             lines.push("admin.token_file: another token".to_owned());
         }
+        value(&mut lines, "preflight", &self.preflight, &new.preflight);
+        if self.return_path_keys != new.return_path_keys {
+            lines.push("return paths: other keys".to_owned());
+        }
         if self.admin != new.admin {
             lines
                 .push("admin.address: a change needs a restart; the old one stays open".to_owned());
@@ -170,6 +174,8 @@ impl Config {
             &b.ip_families,
         );
         value(lines, "delivery.ca_file", &a.ca_file, &b.ca_file);
+        let (x, y) = (&a.public_addresses, &b.public_addresses);
+        value(lines, "delivery.public_addresses", x, y);
     }
 }
 

@@ -18,12 +18,16 @@ mod read;
 mod route;
 mod secret;
 mod sections;
+mod sender;
+mod sender_sections;
 mod value;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_sender;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,16 +35,19 @@ use std::time::Duration;
 use ipnet::IpNet;
 use smtp_proto::Domain;
 
-use crate::sign::Key;
+use crate::bounce::return_path::Keyring;
 
 pub use crate::sasl::Verifier;
 pub use credential::{Credential, SenderPattern};
-pub(crate) use credential::{a_labels, a_labels_of};
+pub(crate) use credential::{a_labels, a_labels_of, is_or_is_under};
 pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
 pub use read::Place;
 pub use route::{DomainPattern, HostPort, Protocol, Route};
 pub use secret::Secret;
+pub use sender::{
+    DkimKey, KeyState, Preflight, PreflightMode, ReturnPath, ReturnPathState, SigningDomain,
+};
 pub use value::{BadValue, parse_duration, parse_hostname, parse_network};
 
 /// Everything that a relay is told. Made by parsing `relay.toml`, or by an embedder.
@@ -77,6 +84,11 @@ pub struct Config {
     /// A secret that outlives a restart, for what an unknown user is shown; none for one that lasts as
     /// long as the process.
     pub decoy_key: Option<[u8; 32]>,
+    /// The keys of return paths; filled by the loader. Without them mail leaves under its sender's own
+    /// address.
+    pub return_path_keys: Option<Arc<Keyring>>,
+    /// What is done about a message that receivers would think badly of.
+    pub preflight: Preflight,
 }
 
 impl std::fmt::Debug for Config {
@@ -185,6 +197,9 @@ pub struct DeliveryConfig {
     pub ip_families: IpFamilies,
     /// More roots to verify receivers with, PEM; beside those of `webpki-roots`.
     pub ca_file: Option<PathBuf>,
+    /// The addresses that receivers see, for the records that `domain add` prints and `domain check`
+    /// looks for; empty for those that `hostname` has in the DNS.
+    pub public_addresses: Vec<IpAddr>,
 }
 
 /// How much TLS is asked of a receiver.
@@ -209,47 +224,4 @@ pub enum IpFamilies {
     Ipv6,
     /// Both.
     Both,
-}
-
-/// One `[[domain]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SigningDomain {
-    /// The domain.
-    pub name: Domain,
-    /// Its keys: each signs every message from the domain and from those under it.
-    pub keys: Vec<DkimKey>,
-}
-
-/// One `[[domain.dkim]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DkimKey {
-    /// The selector, under `_domainkey`.
-    pub selector: String,
-    /// The private key, PEM.
-    pub key_file: PathBuf,
-    /// What it is used for.
-    pub state: KeyState,
-    /// What is in the file; filled by the loader. Without it nothing is signed.
-    pub key: Option<Key>,
-}
-
-/// What a key is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyState {
-    /// It signs.
-    Signing,
-    /// Its record is not known to be in the DNS: it does not sign yet.
-    Pending,
-    /// It signs no more. Its record stays in the DNS until what it signed has arrived.
-    Retired,
-}
-
-impl std::fmt::Display for KeyState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Signing => "signing",
-            Self::Pending => "pending",
-            Self::Retired => "retired",
-        })
-    }
 }

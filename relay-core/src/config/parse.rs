@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smtp_proto::Domain;
 
 use super::read::{Place, Reader, Section};
-use super::{Config, ConfigError, sections, value};
+use super::{Config, ConfigError, sections, sender_sections, value};
 
 /// What the system says where the configuration is silent.
 #[derive(Debug, Clone, Default)]
@@ -154,7 +154,7 @@ impl Draft {
         let (reader, table) = Reader::parse(file, text);
         let root = Section::root(&reader, &table);
         let directory = Path::new(file).parent().unwrap_or(Path::new(""));
-        sections::domains(self, &root, directory);
+        sender_sections::domains(self, &root, directory);
         root.finish();
         self.errors.extend(reader.into_errors());
     }
@@ -226,7 +226,8 @@ impl Draft {
         sections::dns(self, root);
         sections::delivery(self, root, directory);
         sections::routes(self, root, directory);
-        sections::domains(self, root, directory);
+        sender_sections::domains(self, root, directory);
+        sender_sections::preflight(self, root);
         sections::admin(self, root, directory);
     }
 

@@ -205,6 +205,12 @@ impl<'r, 't> Section<'r, 't> {
         section
     }
 
+    /// Whether the value of a key is a table.
+    pub(super) fn is_section(&self, key: &'static str) -> bool {
+        let value = self.ask(key);
+        value.is_some_and(|value| value.get_ref().as_table().is_some())
+    }
+
     /// The `[[key]]` tables.
     pub(super) fn sections(&self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.ask(key) else {

@@ -2,20 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use smtp_proto::Domain;
 
 use super::credential::anywhere;
 use super::defaults::default_listeners;
 use super::parse::{Draft, FileUse, FileWanted};
 use super::read::Section;
 use super::{
-    Credential, DkimKey, DomainPattern, HostPort, KeyState, Listener, ListenerTls, Route,
-    SigningDomain, TlsFiles, TlsLevel, value,
+    Credential, DomainPattern, HostPort, Listener, ListenerTls, Route, TlsFiles, TlsLevel, value,
 };
 
-type Table<'r, 't> = Section<'r, 't>;
+pub(super) type Table<'r, 't> = Section<'r, 't>;
 
 pub(super) fn listeners(draft: &mut Draft, root: &Table<'_, '_>) {
     if !root.has("listener") {
@@ -214,6 +210,10 @@ pub(super) fn delivery(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path
         &mut delivery.ip_families,
         section.value("ip_families", &value::IP_FAMILIES),
     );
+    set(
+        &mut delivery.public_addresses,
+        section.list("public_addresses", &value::IP),
+    );
     delivery.ca_file = ca_file;
     if delivery
         .retry
@@ -306,66 +306,6 @@ fn login_is_safe(
     }
 }
 
-pub(super) fn domains(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
-    for section in root.sections("domain") {
-        let index = draft.config.domains.len();
-        let name = section.required("name", &value::HOSTNAME);
-        let mut keys: Vec<DkimKey> = Vec::new();
-        for key in section.sections("dkim") {
-            let selector = key.required("selector", &value::SELECTOR);
-            let use_as = FileUse::DkimKey(index, keys.len());
-            let key_file = file(draft, &key, directory, "key_file", use_as);
-            if !key.has("key_file") {
-                key.missing(
-                    "key_file",
-                    "the PEM file with an RSA (2048 bits or more) or Ed25519 key",
-                );
-            }
-            if selector
-                .as_ref()
-                .is_some_and(|new| keys.iter().any(|k| k.selector == *new))
-            {
-                key.error(
-                    "selector",
-                    "is used twice in this domain",
-                    "one key a selector",
-                );
-            }
-            let state = key.value("state", &value::KEY_STATE);
-            if let (Some(selector), Some(key_file)) = (selector, key_file) {
-                keys.push(DkimKey {
-                    selector,
-                    key_file,
-                    state: state.unwrap_or(KeyState::Signing),
-                    key: None,
-                });
-            }
-            key.finish();
-        }
-        if let Some(name) = name {
-            one_section(draft, &section, &name);
-            let domain = SigningDomain { name, keys };
-            draft.config.domains.push(Arc::new(domain));
-        }
-        section.finish();
-    }
-}
-
-fn one_section(draft: &Draft, section: &Table<'_, '_>, name: &Domain) {
-    if draft
-        .config
-        .domains
-        .iter()
-        .any(|domain| domain.name == *name)
-    {
-        section.error(
-            "name",
-            format!("{name} has a section already"),
-            "one section a domain",
-        );
-    }
-}
-
 pub(super) fn admin(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
     let Some(section) = root.section("admin") else {
         return;
@@ -405,7 +345,7 @@ fn admin_address(draft: &Draft, section: &Table<'_, '_>, address: SocketAddr) {
 }
 
 /// The path of a file that the section names, joined to the directory of the configuration.
-fn file(
+pub(super) fn file(
     draft: &mut Draft,
     section: &Table<'_, '_>,
     directory: &Path,
@@ -421,13 +361,13 @@ fn file(
     Some(path)
 }
 
-fn count(section: &Table<'_, '_>, key: &'static str, max: u64) -> Option<usize> {
+pub(super) fn count(section: &Table<'_, '_>, key: &'static str, max: u64) -> Option<usize> {
     section
         .number(key, 1..=max)
         .and_then(|count| usize::try_from(count).ok())
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
+pub(super) fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }

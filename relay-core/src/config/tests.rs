@@ -72,7 +72,7 @@ key_file = "keys/example.com.r1.pem"
 address = "127.0.0.1:8587"
 "#;
 
-fn parse(text: &str) -> Result<Parsed, Vec<ConfigError>> {
+pub(super) fn parse(text: &str) -> Result<Parsed, Vec<ConfigError>> {
     let system = System {
         hostname: Some("host.example".to_owned()),
         ..System::default()
@@ -89,7 +89,7 @@ fn errors(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn config(text: &str) -> Config {
+pub(super) fn config(text: &str) -> Config {
     parse(text)
         .unwrap_or_else(|errors| panic!("{errors:#?}"))
         .config
@@ -97,7 +97,7 @@ fn config(text: &str) -> Config {
 
 /// The text is refused with exactly one error, which is at this place and says these words.
 #[track_caller]
-fn one_error(text: &str, place: &str, words: &[&str]) {
+pub(super) fn one_error(text: &str, place: &str, words: &[&str]) {
     let errors = errors(text);
     assert_eq!(errors.len(), 1, "{text}\n{errors:#?}");
     let start = format!("/etc/relay/relay.toml:{place}: ");

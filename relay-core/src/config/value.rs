@@ -10,8 +10,8 @@ use smtp_proto::{Domain, Mailbox};
 
 use super::credential::a_labels;
 use super::{
-    DomainPattern, HostPort, IpFamilies, KeyState, ListenerTls, Protocol, Rate, SenderPattern,
-    TlsLevel,
+    DomainPattern, HostPort, IpFamilies, KeyState, ListenerTls, PreflightMode, Protocol, Rate,
+    ReturnPathState, SenderPattern, TlsLevel,
 };
 use crate::sasl::Verifier;
 
@@ -204,6 +204,42 @@ pub(super) const KEY_STATE: Kind<KeyState> = Kind {
     allowed: "\"signing\", \"pending\", \"retired\"",
     parse: key_state,
 };
+
+pub(super) const RETURN_PATH_STATE: Kind<ReturnPathState> = Kind {
+    allowed: "\"active\", \"pending\"",
+    parse: return_path_state,
+};
+
+pub(super) const PREFLIGHT: Kind<PreflightMode> = Kind {
+    allowed: "\"off\", \"tag\", \"reject\"",
+    parse: preflight,
+};
+
+pub(super) const IP: Kind<IpAddr> = Kind {
+    allowed: "an IP address, such as \"192.0.2.1\" or \"2001:db8::1\"",
+    parse: ip,
+};
+
+fn return_path_state(text: &str) -> Result<ReturnPathState, String> {
+    match text {
+        "active" => Ok(ReturnPathState::Active),
+        "pending" => Ok(ReturnPathState::Pending),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn preflight(text: &str) -> Result<PreflightMode, String> {
+    match text {
+        "off" => Ok(PreflightMode::Off),
+        "tag" => Ok(PreflightMode::Tag),
+        "reject" => Ok(PreflightMode::Reject),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| unreadable(text))
+}
 
 fn key_state(text: &str) -> Result<KeyState, String> {
     match text {

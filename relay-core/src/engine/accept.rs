@@ -18,6 +18,7 @@ use super::admit::refuse;
 use super::{Answer, Engine, Output, Refusal, Submission};
 use crate::events::EventKind;
 use crate::id::{MessageId, SessionId, WriteId};
+use crate::inbound::preflight::Finding;
 use crate::outbound::Loaded;
 use crate::queue::message::{Body, Message};
 use crate::queue::record::State;
@@ -53,6 +54,7 @@ struct Write {
     by: Writer,
     message: Arc<Message>,
     dkim: Option<String>,
+    preflight: Vec<Finding>,
     body: Body,
 }
 
@@ -170,6 +172,7 @@ impl Engine {
             envelope,
             prefix,
             dkim,
+            preflight,
             body,
             size,
             header_size,
@@ -199,6 +202,7 @@ impl Engine {
                 by,
                 message,
                 dkim,
+                preflight,
                 body,
             },
         );
@@ -240,6 +244,7 @@ impl Engine {
             by,
             message,
             dkim,
+            preflight,
             body,
         } = write;
         let about = match by {
@@ -275,6 +280,10 @@ impl Engine {
                 dkim,
             },
         );
+        if !preflight.is_empty() {
+            let findings = preflight;
+            self.event(message.id, EventKind::Preflight { findings });
+        }
         let now = self.clock.tick();
         let handle = self.enter(&message, place, now, &State::default());
         self.counters.accepted += u64::from(self.table.messages[handle].total);

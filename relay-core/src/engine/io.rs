@@ -13,6 +13,7 @@ use crate::config::{Config, Credential};
 use crate::dns::MxAnswer;
 use crate::events::{ClientEvent, DeliveryEvent};
 use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
+use crate::inbound::preflight::Finding;
 use crate::outbound::{Job, Lane, Loaded, Report};
 use crate::queue::message::{Body, Envelope, Origin};
 use crate::queue::record::Progress;
@@ -167,6 +168,8 @@ pub struct Submission {
     pub prefix: Bytes,
     /// What events say of its signatures: by whom, or why none; nothing where nobody asked for any.
     pub dkim: Option<String>,
+    /// What pre-flight found.
+    pub preflight: Vec<Finding>,
     /// Its bytes after `prefix`, our headers prepended.
     pub body: Body,
     /// The length of all of it in octets, `prefix` included.

@@ -55,6 +55,13 @@ impl fmt::Display for DeliveryEvent {
                 f.write_str(change)?;
                 names(f, recipients)
             }
+            EventKind::Preflight { findings } => {
+                f.write_str("preflight")?;
+                for (n, finding) in findings.iter().enumerate() {
+                    write!(f, "{} {finding}", if n == 0 { "" } else { " |" })?;
+                }
+                Ok(())
+            }
             EventKind::NotReported { why } => write!(f, "not-reported: {why}"),
         }
     }
@@ -73,6 +80,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, attempt: &Attempt) -> fmt::Resul
     write!(f, " lane={lane} attempt={attempt}")?;
     optional(f, " host=", evidence.host.as_ref())?;
     optional(f, " address=", evidence.address.as_ref())?;
+    optional(f, " return-path=", evidence.return_path.as_ref())?;
     match &evidence.tls {
         Some(tls) => {
             write!(f, " tls={tls}")?;
@@ -246,6 +254,13 @@ mod tests {
             },
             EventKind::NotReported {
                 why: "null sender".into(),
+            },
+            EventKind::Preflight {
+                findings: vec![crate::inbound::preflight::Finding {
+                    rule: "date".into(),
+                    what: "x".into(),
+                    fix: "y".into(),
+                }],
             },
             EventKind::Changed {
                 change: "held".into(),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 pub use client::{ClientDid, ClientEvent};
 
 use crate::id::MessageId;
+use crate::inbound::preflight::Finding;
 use crate::outbound::{Evidence, Reason};
 use crate::time::UnixTime;
 
@@ -48,6 +49,11 @@ pub enum EventKind {
         /// domain has keys.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dkim: Option<String>,
+    },
+    /// Pre-flight found what receivers would hold against it.
+    Preflight {
+        /// What it found.
+        findings: Vec<Finding>,
     },
     /// A receiver took it.
     Delivered(Attempt),
@@ -114,7 +120,8 @@ impl DeliveryEvent {
 pub fn name_recipients(story: &mut [DeliveryEvent]) {
     let accepted = story.iter().find_map(|event| match &event.kind {
         EventKind::Accepted { to, .. } => Some(to.clone()),
-        EventKind::Delivered(_)
+        EventKind::Preflight { .. }
+        | EventKind::Delivered(_)
         | EventKind::Deferred { .. }
         | EventKind::Bounced(_)
         | EventKind::Expired(_)
@@ -129,7 +136,9 @@ pub fn name_recipients(story: &mut [DeliveryEvent]) {
             | EventKind::Bounced(attempt)
             | EventKind::Expired(attempt) => &mut attempt.recipients,
             EventKind::Changed { recipients, .. } => recipients,
-            EventKind::Accepted { .. } | EventKind::NotReported { .. } => continue,
+            EventKind::Accepted { .. }
+            | EventKind::Preflight { .. }
+            | EventKind::NotReported { .. } => continue,
         };
         for recipient in recipients {
             let index = recipient

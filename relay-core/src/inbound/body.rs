@@ -471,7 +471,7 @@ fn is_control(name: &[u8]) -> bool {
 }
 
 /// The length of the first field with its continuation lines. RFC 5322 §2.2.3.
-fn field_len(block: &[u8]) -> usize {
+pub(super) fn field_len(block: &[u8]) -> usize {
     let mut at = 0;
     loop {
         let line = memmem::find(&block[at..], b"\r\n").map_or(block.len() - at, |end| end + 2);

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smtp_proto::server::Rejection;
-use smtp_proto::{AuthParam, BodyType, MailParams, ReversePath};
+use smtp_proto::{AuthParam, BodyType, Domain, MailParams, ReversePath};
 
 use super::body::{HeaderFilter, Received};
-use crate::config::{Credential, SigningDomain};
+use super::preflight::{self, Finding, Flight, Lines};
+use crate::config::{Config, Credential, PreflightMode};
 use crate::engine::{Refusal, Submission};
 use crate::id::MessageId;
 use crate::queue::handling::{Handling, TlsWish};
@@ -100,6 +101,7 @@ pub(super) struct Content {
     header_size: Option<u32>,
     /// Its signatures, as far as they are; from when the header is complete.
     signing: Result<Signing, Unsigned>,
+    lines: Lines,
 }
 
 impl Content {
@@ -120,6 +122,7 @@ impl Content {
             header_room: room.max(HEADER_ROOM),
             header_size: None,
             signing: Err(Unsigned::NotConfigured),
+            lines: Lines::default(),
         }
     }
 
@@ -129,10 +132,13 @@ impl Content {
         piece: &[u8],
         credential: &Credential,
         received: &Received<'_>,
-        domains: &[Arc<SigningDomain>],
+        config: &Config,
     ) -> Result<(), Refusal> {
+        if config.preflight.mode != PreflightMode::Off {
+            self.lines.push(piece);
+        }
         let body = self.filter.push(piece);
-        self.take_headers(credential, received, domains)?;
+        self.take_headers(credential, received, config)?;
         if self.filter.held() > self.header_room {
             return Err(no_room());
         }
@@ -160,10 +166,10 @@ impl Content {
         transaction: &Transaction,
         origin: Origin,
         received: &Received<'_>,
-        domains: &[Arc<SigningDomain>],
+        config: &Config,
     ) -> Result<(Option<Bytes>, Box<Submission>), Refusal> {
         self.filter.finish();
-        self.take_headers(&transaction.credential, received, domains)?;
+        self.take_headers(&transaction.credential, received, config)?;
         let kind = self.filter.kind();
         let binary = transaction.params.body == Some(BodyType::BinaryMime);
         if kind == BodyKind::Binary && !binary {
@@ -173,6 +179,9 @@ impl Content {
         if kind != BodyKind::Binary && !self.filter.ends_in_crlf() {
             self.buffer.extend_from_slice(b"\r\n");
         }
+        // Beginning is over: what is left is to end it, or the reason why it did not begin.
+        let signing = std::mem::replace(&mut self.signing, Err(Unsigned::NotConfigured));
+        let signed = signing.and_then(|signing| signing.finish(kind, received.time));
         let headers = self.filter.headers();
         let headers_utf8 = headers.is_some_and(super::body::Headers::needs_smtputf8);
         let mut handling = transaction.handling.clone();
@@ -182,6 +191,13 @@ impl Content {
         {
             handling.tls = TlsWish::NotRequired;
         }
+        handling.return_path = headers.and_then(|headers| config.return_path_of(headers.from()));
+        let preflight = self.preflight(
+            transaction,
+            handling.return_path.as_ref(),
+            signed.is_ok(),
+            config,
+        )?;
         let size = self.spooled + self.buffer.len() as u64;
         let rest = Bytes::from(std::mem::take(&mut self.buffer));
         let (last, body) = match self.spooled {
@@ -197,15 +213,13 @@ impl Content {
             handling,
             recipients: transaction.recipients.clone(),
         };
-        // Beginning is over: what is left is to end it, or the reason why it did not begin.
-        let signing = std::mem::replace(&mut self.signing, Err(Unsigned::NotConfigured));
-        let signed = signing.and_then(|signing| signing.finish(kind, received.time));
         let mut submission = Box::new(Submission {
             id: transaction.id,
             origin,
             envelope,
             prefix: Bytes::new(),
             dkim: sign::told(&signed),
+            preflight,
             body,
             size,
             header_size: self.header_size.unwrap_or(0),
@@ -216,12 +230,42 @@ impl Content {
         Ok((last, submission))
     }
 
+    /// What receivers would hold against it, or the refusal for that.
+    fn preflight(
+        &self,
+        transaction: &Transaction,
+        return_path: Option<&Domain>,
+        signed: bool,
+        config: &Config,
+    ) -> Result<Vec<Finding>, Refusal> {
+        let Some(headers) = self.filter.headers() else {
+            return Ok(Vec::new());
+        };
+        if config.preflight.mode == PreflightMode::Off {
+            return Ok(Vec::new());
+        }
+        let flight = Flight {
+            headers,
+            from: &transaction.from,
+            return_path,
+            recipients: transaction.recipients.len(),
+            kind: self.filter.kind(),
+            lines: &self.lines,
+            signed,
+        };
+        let findings = flight.findings(config);
+        match preflight::refusal(&findings) {
+            Some(refusal) if config.preflight.mode == PreflightMode::Reject => Err(refusal),
+            Some(_) | None => Ok(findings),
+        }
+    }
+
     /// Once they are complete: checks the header fields and writes ours and them.
     fn take_headers(
         &mut self,
         credential: &Credential,
         received: &Received<'_>,
-        domains: &[Arc<SigningDomain>],
+        config: &Config,
     ) -> Result<(), Refusal> {
         let (Some(headers), None) = (self.filter.headers(), self.header_size) else {
             return Ok(());
@@ -237,7 +281,7 @@ impl Content {
             .reserve(ours.len() + self.expected.max(headers.kept().len()));
         self.buffer.extend_from_slice(ours.as_bytes());
         self.buffer.extend_from_slice(headers.kept());
-        self.signing = Signing::begin(domains, headers.from(), &self.buffer);
+        self.signing = Signing::begin(&config.domains, headers.from(), &self.buffer);
         // The filter takes 256 KiB of header at most.
         self.header_size = Some(u32::try_from(self.buffer.len()).unwrap_or(u32::MAX));
         Ok(())

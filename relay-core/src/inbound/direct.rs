@@ -257,14 +257,9 @@ pub fn prepare(
         time: now.unix,
     };
     let mut content = Content::new(Some(message.len() as u64), transaction.room);
-    content.push(
-        &message,
-        &transaction.credential,
-        &received,
-        &config.domains,
-    )?;
+    content.push(&message, &transaction.credential, &received, config)?;
     let spilled = content.spill();
-    let (last, submission) = content.finish(&transaction, origin, &received, &config.domains)?;
+    let (last, submission) = content.finish(&transaction, origin, &received, config)?;
     let spool = match (spilled, last) {
         (Some(spilled), Some(last)) => Some([spilled, last].concat().into()),
         (spilled, last) => spilled.or(last),

@@ -23,6 +23,7 @@
 //! | `envelope` | the rules of MAIL and RCPT |
 //! | `transfer`, `content` | a message's octets: pace, memory, spool, submission |
 //! | [`body`] | the header block: what is checked, removed, added |
+//! | [`preflight`] | what receivers would hold against a message |
 //! | [`direct`] | the same for a message that comes without a connection |
 //!
 //! What a session promises, whatever the client does:
@@ -100,6 +101,7 @@ mod content;
 pub mod direct;
 mod envelope;
 mod owed;
+pub mod preflight;
 pub mod proxy;
 mod session;
 mod transfer;

@@ -133,10 +133,10 @@ impl Session {
             return self.confused();
         };
         let received = self.received(transaction);
-        let domains = &self.setup.config.domains;
+        let config = &self.setup.config;
         match transfer
             .content
-            .push(piece, &transaction.credential, &received, domains)
+            .push(piece, &transaction.credential, &received, config)
         {
             Ok(()) => {
                 if let Some(piece) = transfer.content.spill() {
@@ -169,10 +169,10 @@ impl Session {
             credential: Some(transaction.credential.name.clone()),
             peer: Some(self.client_ip()),
         };
-        let domains = &self.setup.config.domains;
+        let config = &self.setup.config;
         match transfer
             .content
-            .finish(transaction, origin, &self.received(transaction), domains)
+            .finish(transaction, origin, &self.received(transaction), config)
         {
             Ok((Some(last), submission)) => {
                 self.spool(&mut transfer, last, Some(submission));

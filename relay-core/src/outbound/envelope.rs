@@ -24,15 +24,19 @@ pub(super) struct Standing {
 }
 
 /// What the message needs and the host does not offer. Nothing is converted on the way: a signature
-/// over the body would break.
-pub(super) fn lacks(message: &Message, offers: &Capabilities, host: Standing) -> Option<Need> {
+/// over the body would break. `ascii`: MAIL FROM is.
+pub(super) fn lacks(
+    message: &Message,
+    ascii: bool,
+    offers: &Capabilities,
+    host: Standing,
+) -> Option<Need> {
     let has = |extension| offers.has(extension);
     let envelope = &message.envelope;
     if let Some(need) = handling_lacks(&envelope.handling, offers, host) {
         return Some(need);
     }
-    let utf8_needed =
-        envelope.smtputf8 && (envelope.body != BodyKind::SevenBit || !envelope.from.is_ascii());
+    let utf8_needed = envelope.smtputf8 && (envelope.body != BodyKind::SevenBit || !ascii);
     if utf8_needed && !has(Extension::SmtpUtf8) {
         return Some(Need::SmtpUtf8);
     }

@@ -320,6 +320,10 @@ pub struct Evidence {
     /// report of success that the sender asked for is ours to make.
     #[serde(default)]
     pub dsn: bool,
+    /// MAIL FROM, where it was a [return path](crate::bounce::return_path) and not the sender. Several
+    /// recipients have one each: that of the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_path: Option<String>,
     /// Hosts and addresses that were tried before this one, with what went wrong.
     pub before: Vec<String>,
     /// How long the attempt took, in milliseconds.

@@ -36,6 +36,8 @@ pub(super) struct Link {
     pub(super) open_transaction: bool,
     /// What becomes of it after the message in hand.
     pub(super) then: Then,
+    /// The return path of the last transaction of the message in hand, if it had one.
+    pub(super) return_path: Option<String>,
     /// The reply that refused STARTTLS, if it goes on in clear text.
     pub(super) tls_refused: Option<String>,
     channel: Channel,
@@ -109,6 +111,7 @@ impl Link {
             transactions: 0,
             open_transaction: false,
             then: Then::Keep,
+            return_path: None,
             tls_refused: None,
             channel: Channel::plain(),
             handshake: None,
@@ -252,7 +255,9 @@ impl Link {
             local: Some(self.local),
             tls: self.channel.protocol_suite(),
             certificate: self.channel.verdict().map(Verdict::to_string),
-            dsn: self.offers().has(smtp_proto::Extension::Dsn),
+            // What the host reports goes to its MAIL FROM.
+            dsn: self.offers().has(smtp_proto::Extension::Dsn) && self.return_path.is_none(),
+            return_path: self.return_path.clone(),
             ..self.candidate.evidence(Some(self.policy))
         }
     }

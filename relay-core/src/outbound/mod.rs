@@ -26,6 +26,7 @@ mod link;
 mod outcome;
 mod plan;
 mod retry_after;
+mod return_path;
 mod tls_policy;
 mod transaction;
 mod work;
@@ -329,7 +330,8 @@ impl Delivery {
         };
         // The engine names recipients by it.
         work.job.loaded = Some(Arc::clone(&loaded));
-        let (transaction, progress) = Transaction::begin(loaded, &mut link, work, self.now);
+        let (transaction, progress) =
+            Transaction::begin(loaded, &self.config, &mut link, work, self.now);
         self.sent(link, Box::new(transaction), progress);
     }
 

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A job with more recipients than one transaction takes (LIMITS RCPTMAX, or [`RCPTS_MAX`]) goes in
-//! several, one after the other. What a reply means is decided by [`super::outcome`].
+//! several, one after the other; one for each recipient where the message has a return path, which names
+//! its recipient. What a reply means is decided by [`super::outcome`].
 //!
 //! DATA carries every body that is made of lines, also where CHUNKING is offered: its 354 tells whether
 //! anybody wants the body before it is sent, it works with every server, and the round trip that BDAT
@@ -28,12 +29,14 @@ use std::time::Duration;
 use smtp_proto::client::{Awaiting, Connection, Event, SendError};
 use smtp_proto::{BodyType, ForwardPath, MailParams, Reply, Severity};
 
-use super::envelope::{lacks, mail_params, rcpt_params};
+use super::envelope::{Standing, lacks, mail_params, rcpt_params};
 use super::finding::{Finding, Loss, Need, Stage};
 use super::io::{Loaded, Request};
 use super::link::{Link, Received};
 use super::outcome::{Fate, Seen, Then, Verdict, judge};
+use super::return_path::{Verp, mail_from, without_success};
 use super::work::Work;
+use crate::config::Config;
 use crate::machine::Timer;
 use crate::queue::store::LoadFailed;
 use crate::time::{Instant, Now};
@@ -62,6 +65,8 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 pub(super) struct Transaction {
     loaded: Arc<Loaded>,
     mail: MailParams,
+    /// How MAIL FROM is made, if it is not the sender.
+    verp: Option<Verp>,
     /// Recipients that no transaction has tried, by their position in the job.
     pending: VecDeque<usize>,
     /// Those of this transaction that are still to be named.
@@ -122,6 +127,7 @@ impl Transaction {
     /// Begins with a message on a ready connection.
     pub(super) fn begin(
         loaded: Arc<Loaded>,
+        config: &Config,
         link: &mut Link,
         work: &mut Work,
         now: Now,
@@ -130,6 +136,7 @@ impl Transaction {
         let now = now.instant;
         let mut transaction = Self {
             mail: mail_params(&loaded, link.offers(), host),
+            verp: Verp::of(&loaded.message, config),
             loaded,
             pending: VecDeque::new(),
             batch: VecDeque::new(),
@@ -143,11 +150,12 @@ impl Transaction {
             closing: None,
             deaf: None,
         };
-        if let Some(need) = lacks(&transaction.loaded.message, link.offers(), host) {
+        if let Some(need) = transaction.lacks(link, host) {
             let verdict = judge(Stage::Mail, &Finding::Lacks(need), Seen::default());
             let progress = leave(Stage::Mail, verdict, work);
             return (transaction, progress);
         }
+        link.return_path = None;
         transaction.settle_unsendable(work);
         transaction.pending = work.unsettled().into();
         let progress = transaction.next_batch(link, work, now);
@@ -197,6 +205,14 @@ impl Transaction {
         self.cut(Finding::Lost(loss), link, work)
     }
 
+    /// What the message needs and the host does not offer.
+    fn lacks(&self, link: &Link, host: Standing) -> Option<Need> {
+        let message = &self.loaded.message;
+        // A return path is ASCII.
+        let ascii = self.verp.is_some() || message.envelope.from.is_ascii();
+        lacks(message, ascii, link.offers(), host)
+    }
+
     /// Settles the recipients that this host cannot be named.
     fn settle_unsendable(&self, work: &mut Work) {
         let envelope = &self.loaded.message.envelope;
@@ -229,6 +245,8 @@ impl Transaction {
             .rcpt_max
             .and_then(|max| usize::try_from(max).ok())
             .unwrap_or(RCPTS_MAX);
+        // A return path names one recipient.
+        let max = if self.verp.is_some() { 1 } else { max };
         let count = self.pending.len().min(max.clamp(1, RCPTS_MAX));
         self.batch = self.pending.drain(..count).collect();
         self.named.clear();
@@ -269,10 +287,7 @@ impl Transaction {
             }
             let said = match command {
                 Command::Reset => link.send(Connection::reset),
-                Command::Mail => {
-                    let from = &self.loaded.message.envelope.from;
-                    link.send(|smtp, wire| smtp.mail(from, &self.mail, wire))
-                }
+                Command::Mail => self.send_mail(link, work),
                 Command::Rcpt => self.send_rcpt(link, work),
                 Command::Data => self.send_data(link),
             };
@@ -305,6 +320,20 @@ impl Transaction {
         self.phase = Phase::Envelope(next);
     }
 
+    fn send_mail(&self, link: &mut Link, work: &Work) -> Result<(), SendError> {
+        let first = self
+            .batch
+            .front()
+            .and_then(|&at| work.job.recipients.get(at));
+        let recipient = first.copied().unwrap_or(u32::MAX);
+        let from = mail_from(&self.loaded.message, self.verp.as_ref(), recipient);
+        link.send(|smtp, wire| smtp.mail(&from, &self.mail, wire))?;
+        if self.verp.is_some() {
+            link.return_path = from.mailbox().map(ToString::to_string);
+        }
+        Ok(())
+    }
+
     fn send_rcpt(&mut self, link: &mut Link, work: &Work) -> Result<(), SendError> {
         let Some(&position) = self.batch.front() else {
             return Ok(());
@@ -320,7 +349,10 @@ impl Transaction {
         let Some(recipient) = recipients.get(index as usize) else {
             return Err(SendError::BadArgument);
         };
-        let params = rcpt_params(recipient, self.mail.smtputf8, link.offers());
+        let mut params = rcpt_params(recipient, self.mail.smtputf8, link.offers());
+        if self.verp.is_some() {
+            params.notify = without_success(params.notify);
+        }
         let to = ForwardPath::Mailbox(recipient.to.clone());
         link.send(|smtp, wire| smtp.rcpt(&to, &params, wire))?;
         self.batch.pop_front();

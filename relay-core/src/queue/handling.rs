@@ -8,7 +8,7 @@
 //! RFC 2852 (DELIVERBY), RFC 4865 (FUTURERELEASE), RFC 4954 §5 (AUTH=), RFC 6710 (MT-PRIORITY), RFC 8689
 //! (REQUIRETLS, TLS-Required).
 
-use smtp_proto::{AuthParam, ByMode, DeliverBy, Hold, MailParams, Priority};
+use smtp_proto::{AuthParam, ByMode, DeliverBy, Domain, Hold, MailParams, Priority};
 
 use crate::time::UnixTime;
 
@@ -25,6 +25,9 @@ pub struct Handling {
     pub priority: Option<Priority>,
     /// Who submitted it, as far as the sender was believed. RFC 4954 §5.
     pub submitter: Option<AuthParam>,
+    /// The domain of the MAIL FROM that it leaves under, if that is not the sender's own: see
+    /// [`crate::bounce::return_path`]. Chosen by the domain of From when the message came.
+    pub return_path: Option<Domain>,
 }
 
 /// What TLS a message needs.
@@ -72,6 +75,7 @@ impl Handling {
             }),
             priority: params.mt_priority,
             submitter: params.auth.clone(),
+            return_path: None,
         }
     }
 

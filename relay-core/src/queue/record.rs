@@ -36,6 +36,11 @@ pub const VERSION: u8 = 2;
 /// [`Handling`]: crate::queue::handling::Handling
 pub const VERSION_HANDLING: u8 = 3;
 
+/// The version of a record whose [`Handling`] names a return path.
+///
+/// [`Handling`]: crate::queue::handling::Handling
+pub const VERSION_RETURN_PATH: u8 = 4;
+
 /// Octets that are not what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invalid {

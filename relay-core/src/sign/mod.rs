@@ -8,6 +8,7 @@
 //!
 //! | part | what it owns |
 //! |---|---|
+//! | `align` | which domain speaks for an author |
 //! | `canonical` | the relaxed forms of header fields and of a body that comes in pieces |
 //! | `field` | which fields are signed, and the DKIM-Signature field itself |
 //! | [`Key`] | a private key, its algorithm, its DNS record |
@@ -26,6 +27,7 @@
 //! RFC 6376 (DKIM), RFC 8301 (no key under 1024 bits; we ask for 2048), RFC 8463 (Ed25519), RFC 7489
 //! §3.1.1 (alignment).
 
+mod align;
 mod canonical;
 mod field;
 mod key;
@@ -36,8 +38,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smtp_proto::Mailbox;
-
 pub use key::{Algorithm, Key, KeyError, RSA_BITS_MIN};
 
 use crate::config::{KeyState, SigningDomain, a_labels};
@@ -71,6 +71,8 @@ pub enum Unsigned {
     NotConfigured,
     /// From names this domain, and neither it nor one above it has keys.
     NoKeys(String),
+    /// The keys of this domain wait for their records in the DNS.
+    NotPublished(String),
     /// From names no mailbox that a signature could vouch for, or mailboxes that no one domain covers.
     NoAuthor,
     /// The body is binary: what stands alone in it (CR, LF) verifiers read in different ways.
@@ -86,6 +88,9 @@ impl fmt::Display for Unsigned {
         match self {
             Self::NotConfigured => f.write_str("no [[domain]] has keys"),
             Self::NoKeys(from) => write!(f, "no [[domain]] with keys is {from} or above it"),
+            Self::NotPublished(domain) => {
+                write!(f, "the keys of {domain} wait for their DNS records")
+            }
             Self::NoAuthor => f.write_str("From names no domain, or several"),
             Self::Binary => f.write_str("the body is binary"),
             Self::TooManyFields => f.write_str("too many header fields"),
@@ -106,7 +111,7 @@ impl Signing {
         from: &Author,
         header: &[u8],
     ) -> Result<Self, Unsigned> {
-        let domain = signer(domains, from)?;
+        let domain = align::signer(domains, from)?;
         Ok(Self {
             domain,
             header: Selected::from_block(header).ok_or(Unsigned::TooManyFields)?,
@@ -214,35 +219,4 @@ impl SigningDomain {
     fn has_keys(&self) -> bool {
         self.signing_keys().next().is_some()
     }
-}
-
-/// The domain that signs for all authors: theirs, or the nearest above with keys.
-fn signer(domains: &[Arc<SigningDomain>], from: &Author) -> Result<Arc<SigningDomain>, Unsigned> {
-    let able = || domains.iter().filter(|domain| domain.has_keys());
-    if able().next().is_none() {
-        return Err(Unsigned::NotConfigured);
-    }
-    let Author::Mailboxes(authors) = from else {
-        return Err(Unsigned::NoAuthor);
-    };
-    let of = |author: &Mailbox| {
-        let name = a_labels(author.domain().ok_or(Unsigned::NoAuthor)?);
-        able()
-            .filter(|domain| is_or_is_under(&name, &a_labels(&domain.name)))
-            .max_by_key(|domain| domain.name.as_str().len())
-            .ok_or(Unsigned::NoKeys(name))
-    };
-    let mut signers = authors.iter().map(of);
-    let first = signers.next().ok_or(Unsigned::NoAuthor)??;
-    for other in signers {
-        if other? != first {
-            return Err(Unsigned::NoAuthor);
-        }
-    }
-    Ok(Arc::clone(first))
-}
-
-fn is_or_is_under(name: &str, domain: &str) -> bool {
-    name.strip_suffix(domain)
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

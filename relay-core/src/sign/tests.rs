@@ -87,6 +87,7 @@ fn domain(name: &str, keys: &[(&str, &Key)]) -> Arc<SigningDomain> {
     Arc::new(SigningDomain {
         name: name.parse().unwrap(),
         keys: keys.collect(),
+        return_path: None,
     })
 }
 
@@ -454,6 +455,7 @@ fn a_submission_is_signed_in_front() {
         },
         prefix: Bytes::new(),
         dkim: None,
+        preflight: Vec::new(),
         body: Body::Memory(DINNER.into()),
         size: DINNER.len() as u64,
         header_size: 100,

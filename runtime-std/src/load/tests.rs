@@ -88,6 +88,7 @@ fn a_first_run_makes_what_it_needs_and_shows_one_secret() {
         "self-signed-cert.pem",
         "self-signed-key.pem",
         "decoy-key",
+        "return-path-keys",
     ] {
         assert_eq!(mode(&directory.data_dir().join(file)), 0o600, "{file}");
     }
@@ -101,9 +102,35 @@ fn a_first_run_makes_what_it_needs_and_shows_one_secret() {
     assert_eq!(again.config.credentials, loaded.config.credentials);
     assert_eq!(again.config.decoy_key, loaded.config.decoy_key);
     assert!(again.config.decoy_key.is_some());
+    let keys = &again.config.return_path_keys;
+    assert!(keys.is_some());
+    assert_eq!(*keys, loaded.config.return_path_keys);
     let same = std::fs::read(directory.data_dir().join("self-signed-cert.pem")).unwrap();
     assert_eq!(same, certificate);
     assert_eq!(again.warnings, Vec::<String>::new());
+}
+
+/// Return paths that are on their way must verify at the next start.
+#[test]
+fn keys_of_return_paths_are_kept_and_never_replaced() {
+    let directory = Directory::new();
+    let options = directory.options("hostname = \"relay.example.com\"\n");
+    let keys = |loaded: Loaded| loaded.config.return_path_keys.clone().unwrap();
+    let first = keys(load(&options, Purpose::Start).unwrap());
+    assert_eq!(return_path::rotate(&directory.data_dir()).unwrap(), 2);
+    let second = keys(load(&options, Purpose::Reload).unwrap());
+    assert_eq!(first.numbers().collect::<Vec<_>>(), [1]);
+    assert_eq!(second.numbers().collect::<Vec<_>>(), [1, 2]);
+    let file = directory.data_dir().join("return-path-keys");
+    assert_eq!(mode(&file), 0o600);
+    std::fs::write(&file, "1 damaged\n").unwrap();
+    let error = load(&options, Purpose::Start).unwrap_err().to_string();
+    assert!(
+        error.contains("return-path-keys") && error.contains("line 1"),
+        "{error}"
+    );
+    assert!(return_path::rotate(&directory.data_dir()).is_err());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "1 damaged\n");
 }
 
 #[test]

@@ -200,6 +200,7 @@ fn null_sender(runtime: Runtime) -> Result<String, Trouble> {
     let why = relay.event("the report that is not due", |event| match event {
         EventKind::NotReported { why } => Some(why.clone()),
         EventKind::Accepted { .. }
+        | EventKind::Preflight { .. }
         | EventKind::Delivered(_)
         | EventKind::Deferred { .. }
         | EventKind::Bounced(_)

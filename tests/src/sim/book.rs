@@ -483,7 +483,7 @@ impl Book {
                 None => {}
             },
             EventKind::Changed { .. } => self.touched(Some(&event.id)),
-            EventKind::NotReported { .. } => {}
+            EventKind::NotReported { .. } | EventKind::Preflight { .. } => {}
         }
     }
 

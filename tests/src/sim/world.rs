@@ -353,6 +353,7 @@ impl World {
                 ));
             }
             EventKind::Changed { change, .. } => self.tell(format_args!("{id} {change}")),
+            EventKind::Preflight { .. } => {}
             EventKind::NotReported { why } => self.tell(format_args!("{id} not reported: {why}")),
         }
     }

@@ -401,6 +401,7 @@ impl World {
             envelope,
             prefix: Bytes::new(),
             dkim: None,
+            preflight: Vec::new(),
             body: Body::Memory(Bytes::from_static(b"Subject: x\r\n\r\nHello\r\n")),
             size: 21,
             header_size: 14,
@@ -618,6 +619,7 @@ impl World {
                 "retried" => "retried",
                 other => panic!("{other}"),
             },
+            EventKind::Preflight { .. } => "preflight",
             EventKind::NotReported { .. } => "not reported",
         })
         .collect()

@@ -83,6 +83,7 @@ fn a_message_of_a_domain_with_keys_is_signed() {
             state: KeyState::Signing,
             key: Some(key),
         }],
+        return_path: None,
     })];
     let unix = UnixTime::from_secs(1_795_471_531);
     let now = Now {

@@ -84,6 +84,7 @@ fn the_queue_hears_what_was_asked() {
             deadline: Some(deadline),
             priority: Priority::new(-4),
             submitter: AuthParam::parse("b@example.com"),
+            return_path: None,
         };
         assert_eq!(asked, expected);
         assert_eq!(handling(mode, "", ""), Handling::default());

@@ -4,6 +4,7 @@ mod chaos;
 mod cli;
 mod flow;
 mod handling;
+mod return_path;
 mod server;
 mod sink;
 mod tls;

@@ -1,10 +1,10 @@
 //! The end of a record: how the message is to be handled. A record of a message that is to be handled
 //! like any other has none.
 
-use smtp_proto::{AuthParam, ByMode, Priority};
+use smtp_proto::{AuthParam, ByMode, Domain, Priority};
 
-use super::Invalid;
 use super::wire::{Reader, Writer};
+use super::{Invalid, VERSION_RETURN_PATH};
 use crate::queue::handling::{Deadline, Handling, TlsWish};
 use crate::time::UnixTime;
 
@@ -38,9 +38,12 @@ pub(super) fn write(writer: &mut Writer<'_>, handling: &Handling) {
     let level = handling.priority.map_or(PRIORITY_NONE, Priority::level);
     writer.u8(level.to_le_bytes()[0]);
     writer.optional_text(handling.submitter.as_ref());
+    if let Some(domain) = &handling.return_path {
+        writer.text(domain);
+    }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> Result<Handling, Invalid> {
+pub(super) fn read(reader: &mut Reader<'_>, version: u8) -> Result<Handling, Invalid> {
     let tls = match reader.u8()? {
         0 => TlsWish::AsConfigured,
         1 => TlsWish::Required,
@@ -73,11 +76,20 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Handling, Invalid> {
     let submitter = reader
         .optional_text()?
         .map(|text| AuthParam::parse(text).ok_or(Invalid::Content("an invalid submitter")));
+    let submitter = submitter.transpose()?;
+    let return_path = match version {
+        VERSION_RETURN_PATH => {
+            let domain = Domain::parse(reader.text()?);
+            Some(domain.map_err(|_| Invalid::Content("an invalid return path"))?)
+        }
+        _ => None,
+    };
     Ok(Handling {
         tls,
         release,
         deadline,
         priority,
-        submitter: submitter.transpose()?,
+        submitter,
+        return_path,
     })
 }

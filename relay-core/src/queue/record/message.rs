@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smtp_proto::{EnvId, Mailbox, Notify, Orcpt, Ret, ReversePath};
 
 use super::wire::{Reader, Writer};
-use super::{Invalid, VERSION, VERSION_HANDLING, handling};
+use super::{Invalid, VERSION, VERSION_HANDLING, VERSION_RETURN_PATH, handling};
 use crate::id::MessageId;
 use crate::queue::handling::Handling;
 use crate::queue::message::{Body, BodyKind, Envelope, Message, Origin, Recipient};
@@ -93,7 +93,7 @@ impl Header {
         if reader.u32()? != crc32fast::hash(&bytes[..HEADER_LEN - 4]) {
             return Err(Invalid::Checksum);
         }
-        if !(VERSION..=VERSION_HANDLING).contains(&version) {
+        if !(VERSION..=VERSION_RETURN_PATH).contains(&version) {
             return Err(Invalid::Version(version));
         }
         if flags & !SPOOLED != 0 || reserved != [0; 10] {
@@ -236,7 +236,9 @@ pub fn decode(record: &Bytes) -> Result<(Header, Message, Body), Invalid> {
 }
 
 fn version_of(envelope: &Envelope) -> u8 {
-    if envelope.handling == Handling::default() {
+    if envelope.handling.return_path.is_some() {
+        VERSION_RETURN_PATH
+    } else if envelope.handling == Handling::default() {
         VERSION
     } else {
         VERSION_HANDLING
@@ -262,7 +264,7 @@ fn write_message(out: &mut Vec<u8>, message: &Message) {
         }
     }
     write_envelope(&mut writer, &message.envelope);
-    if version_of(&message.envelope) == VERSION_HANDLING {
+    if version_of(&message.envelope) >= VERSION_HANDLING {
         handling::write(&mut writer, &message.envelope.handling);
     }
 }
@@ -306,8 +308,8 @@ fn read_message(id: MessageId, bytes: &[u8], version: u8) -> Result<Message, Inv
         _ => return Err(Invalid::Content("an unknown address family")),
     };
     let mut envelope = read_envelope(&mut reader)?;
-    if version == VERSION_HANDLING {
-        envelope.handling = handling::read(&mut reader)?;
+    if version >= VERSION_HANDLING {
+        envelope.handling = handling::read(&mut reader, version)?;
     }
     reader.end()?;
     let origin = Origin { credential, peer };

@@ -88,14 +88,18 @@ fn handling() -> impl Strategy<Value = Handling> {
         proptest::option::of(deadline),
         proptest::option::of((-9..=9i8).prop_filter_map("-9 to 9", Priority::new)),
         proptest::option::of(submitter),
+        proptest::option::of(Just("bounces.example.com".parse().unwrap())),
     )
-        .prop_map(|(tls, release, deadline, priority, submitter)| Handling {
-            tls,
-            release,
-            deadline,
-            priority,
-            submitter,
-        })
+        .prop_map(
+            |(tls, release, deadline, priority, submitter, return_path)| Handling {
+                tls,
+                release,
+                deadline,
+                priority,
+                submitter,
+                return_path,
+            },
+        )
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -285,10 +289,14 @@ fn the_version_of_a_record_says_whether_it_has_handling() {
         encode(&mut record, stamp, &message, &Body::Spooled);
         prop_assert_eq!(record[version_at], VERSION);
         prop_assume!(asked != Handling::default());
+        let version = match asked.return_path {
+            Some(_) => VERSION_RETURN_PATH,
+            None => VERSION_HANDLING,
+        };
         message.envelope.handling = asked;
         record.clear();
         encode(&mut record, stamp, &message, &Body::Spooled);
-        prop_assert_eq!(record[version_at], VERSION_HANDLING);
+        prop_assert_eq!(record[version_at], version);
         let mut copy = Vec::new();
         prop_assert_eq!(restamp(&mut copy, stamp, &record), Ok(()));
         prop_assert_eq!(&copy, &record);

@@ -65,7 +65,9 @@ impl EventSink for Tally {
                     row.trouble = Some(in_words(attempt));
                 }
             }
-            EventKind::Changed { .. } | EventKind::NotReported { .. } => {}
+            EventKind::Changed { .. }
+            | EventKind::NotReported { .. }
+            | EventKind::Preflight { .. } => {}
         }
     }
 }
