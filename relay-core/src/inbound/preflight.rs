@@ -147,17 +147,11 @@ impl Flight<'_> {
                 "name one, and the others in the text",
             ));
         }
-        let domain = match authors.first().map(smtp_proto::Mailbox::domain) {
-            Some(Some(domain)) => domain,
-            Some(None) | None => {
-                let what = "From has no domain".to_owned();
-                found.push(finding(
-                    "aligned",
-                    what,
-                    "send from an address with a domain",
-                ));
-                return;
-            }
+        let Some(domain) = authors.first().and_then(smtp_proto::Mailbox::domain) else {
+            let what = "From has no domain".to_owned();
+            let fix = "send from an address with a domain";
+            found.push(finding("aligned", what, fix));
+            return;
         };
         if !self.signed_for(domain) && !self.sent_from(domain, config) {
             let name = a_labels(domain);
