@@ -251,6 +251,13 @@ impl CarryOut<Delivery, TcpStream> for DeliveryRequests {
                 let found = resolve(hub, &self.stop, Query::addresses(&host)).await;
                 outbound::Answer::Resolved(found)
             }
+            outbound::Request::Tlsa(host, port) => {
+                let found = resolve(hub, &self.stop, Query::tlsa(&host, port)).await;
+                outbound::Answer::Tlsa(found)
+            }
+            outbound::Request::Alias(name) => {
+                outbound::Answer::Alias(resolve(hub, &self.stop, Query::alias(&name)).await)
+            }
             outbound::Request::Connect { to, source, until } => {
                 *stream = None;
                 let connecting = within(hub.clock(), until, connect(to, source));

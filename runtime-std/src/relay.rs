@@ -327,6 +327,12 @@ fn run_delivery(mut delivery: Delivery, seat: &DeliverySeat, stop: &StopSignal) 
         outbound::Request::Resolve(host) => {
             outbound::Answer::Resolved(resolve(hub, stop, Query::addresses(&host)))
         }
+        outbound::Request::Tlsa(host, port) => {
+            outbound::Answer::Tlsa(resolve(hub, stop, Query::tlsa(&host, port)))
+        }
+        outbound::Request::Alias(name) => {
+            outbound::Answer::Alias(resolve(hub, stop, Query::alias(&name)))
+        }
         outbound::Request::Connect { to, source, until } => {
             *stream = None;
             let connected = connect(to, source, hub.clock().until(until), stop);

@@ -18,8 +18,9 @@
 //! asks for [`Verify::Roots`] or reads the verdict.
 //!
 //! Implements RFC 8446 and RFC 5246 (TLS 1.3 and 1.2) through rustls, RFC 9325 (no session is resumed),
-//! RFC 7301 (ALPN) and RFC 9266 (`tls-exporter`).
+//! RFC 7301 (ALPN), RFC 9266 (`tls-exporter`), and RFC 6698, 7671 and 7672 (TLSA records).
 
+mod dane;
 mod setup;
 
 use std::fmt;
@@ -29,8 +30,9 @@ use std::sync::Arc;
 use rustls::{ClientConnection, Connection, Error, ProtocolVersion, ServerConnection};
 use rustls_pki_types::{CertificateDer, ServerName};
 
+pub use dane::Associations;
 pub(crate) use setup::provider;
-pub use setup::{ClientTls, ServerTls, TlsSetupError, Verdict};
+pub use setup::{ClientTls, Flaw, FlawKind, ServerTls, TlsSetupError, Verdict};
 
 use crate::time::UnixTime;
 
@@ -248,6 +250,21 @@ impl Channel {
         self.0.as_ref()?.verdict.as_ref()
     }
 
+    /// What the server's certificates prove by TLSA records, for a host that may be called by any of these
+    /// names; none before the end of a client's handshake. RFC 7672 §3.
+    #[must_use]
+    pub fn verdict_by_tlsa(
+        &self,
+        tls: &ClientTls,
+        records: &Associations,
+        names: &[&str],
+        at: UnixTime,
+    ) -> Option<Verdict> {
+        self.verdict()?;
+        let chain = self.peer_chain().unwrap_or_default();
+        Some(records.judge(chain, names, at, tls.algorithms.all))
+    }
+
     /// The certificates that the peer showed, leaf first.
     #[must_use]
     pub fn peer_chain(&self) -> Option<&[CertificateDer<'static>]> {
@@ -344,9 +361,9 @@ impl Tls {
         let verdict = judge.tls.judge(chain, &judge.name, judge.at);
         self.verdict = Some(verdict.clone());
         match (judge.verify, verdict) {
-            (Verify::Roots, Verdict::NotVerified(why)) => {
+            (Verify::Roots, Verdict::NotVerified(flaw)) => {
                 self.connection.send_close_notify();
-                Err(TlsFailure::Certificate(why))
+                Err(TlsFailure::Certificate(flaw.why))
             }
             (Verify::Roots, Verdict::Verified) | (Verify::Record, _) => Ok(()),
         }

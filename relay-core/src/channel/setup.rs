@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::server::NoServerSessionStorage;
 use rustls::time_provider::TimeProvider;
 use rustls::{
@@ -112,6 +114,7 @@ impl ServerTls {
 pub struct ClientTls {
     pub(super) config: Arc<ClientConfig>,
     pub(super) roots: Arc<WebPkiServerVerifier>,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl fmt::Debug for ClientTls {
@@ -136,6 +139,7 @@ impl ClientTls {
             store.add(root).map_err(|error| setup_error(&error))?;
         }
         let provider = Arc::new(provider());
+        let algorithms = provider.signature_verification_algorithms;
         let roots =
             WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
                 .build()
@@ -152,6 +156,7 @@ impl ClientTls {
         Ok(Arc::new(Self {
             config: Arc::new(config),
             roots,
+            algorithms,
         }))
     }
 
@@ -163,18 +168,45 @@ impl ClientTls {
         now: UnixTime,
     ) -> Verdict {
         let Some((leaf, rest)) = chain.split_first() else {
-            return Verdict::NotVerified("the peer showed no certificate".into());
+            let why = "the peer showed no certificate";
+            return Verdict::NotVerified(Flaw::new(FlawKind::Other, why));
         };
-        let now = rustls_pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_millis(
-            now.as_millis(),
-        ));
+        let now = pki_time(now);
         match self.roots.verify_server_cert(leaf, rest, name, &[], now) {
             Ok(_) => Verdict::Verified,
-            Err(Error::InvalidCertificate(error)) => Verdict::NotVerified(words(&error)),
-            Err(error) => Verdict::NotVerified(error.to_string()),
+            Err(Error::InvalidCertificate(error)) => {
+                Verdict::NotVerified(Flaw::new(kind(&error), &words(&error)))
+            }
+            Err(error) => Verdict::NotVerified(Flaw::new(FlawKind::Other, &error.to_string())),
         }
     }
 }
+
+/// A time as the TLS library has it.
+pub(super) fn pki_time(time: UnixTime) -> rustls_pki_types::UnixTime {
+    let millis = std::time::Duration::from_millis(time.as_millis());
+    rustls_pki_types::UnixTime::since_unix_epoch(millis)
+}
+
+/// What is wrong with a certificate, for programs.
+fn kind(error: &CertificateError) -> FlawKind {
+    use CertificateError as E;
+    if matches!(error, E::NotValidForName | E::NotValidForNameContext { .. }) {
+        FlawKind::Name
+    } else if matches!(
+        error,
+        E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. }
+    ) {
+        FlawKind::Time
+    } else if matches!(error, E::UnknownIssuer) || error.to_string().contains(CA_AS_SERVER) {
+        FlawKind::Trust
+    } else {
+        FlawKind::Other
+    }
+}
+
+/// How the library calls an authority's certificate in the place of a server's, as openssl makes it.
+const CA_AS_SERVER: &str = "CaUsedAsEndEntity";
 
 /// What is wrong with a certificate, for people: rustls has no words for the most frequent errors.
 fn words(error: &CertificateError) -> String {
@@ -182,7 +214,7 @@ fn words(error: &CertificateError) -> String {
         return "it chains to no root that we know (self-signed?)".to_owned();
     }
     let text = error.to_string();
-    if text.contains("CaUsedAsEndEntity") {
+    if text.contains(CA_AS_SERVER) {
         return "it is an authority's certificate, not a server's (self-signed?)".to_owned();
     }
     let known = [
@@ -254,7 +286,36 @@ pub enum Verdict {
     /// It names the host and chains to a root that we believe.
     Verified,
     /// It does not, for this reason.
-    NotVerified(String),
+    NotVerified(Flaw),
+}
+
+/// What is wrong with a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// For programs.
+    pub kind: FlawKind,
+    /// For people.
+    pub why: String,
+}
+
+/// The kinds that reports tell apart (RFC 8460 §4.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlawKind {
+    /// It names other hosts.
+    Name,
+    /// Its time is over, or has not come.
+    Time,
+    /// Nobody who is believed signed it.
+    Trust,
+    /// All else.
+    Other,
+}
+
+impl Flaw {
+    pub(crate) fn new(kind: FlawKind, why: &str) -> Self {
+        let why = why.to_owned();
+        Self { kind, why }
+    }
 }
 
 impl Verdict {
@@ -269,7 +330,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Verified => f.write_str("verified"),
-            Self::NotVerified(why) => f.write_str(why),
+            Self::NotVerified(flaw) => f.write_str(&flaw.why),
         }
     }
 }

@@ -143,7 +143,7 @@ fn a_certificate_that_proves_nothing_is_used_and_said_or_refused_as_asked() {
     ] {
         let mut pair = Pair::start(&server, &known.client(), Verify::Record, name);
         pair.shake(100_000).unwrap();
-        let Some(Verdict::NotVerified(text)) = pair.client.verdict() else {
+        let Some(Verdict::NotVerified(Flaw { why: text, .. })) = pair.client.verdict() else {
             panic!("{name} was verified");
         };
         assert!(text.contains(why), "{text}");
@@ -247,6 +247,7 @@ fn alpn_of_another_protocol_is_refused() {
         let client = Arc::new(ClientTls {
             config: Arc::new(config),
             roots: Arc::clone(&client.roots),
+            algorithms: client.algorithms,
         });
         let mut pair = Pair::start(&server, &client, Verify::Roots, "a.example");
         assert_eq!(pair.shake(100_000).is_ok(), good);
@@ -280,6 +281,7 @@ fn nothing_is_resumed() {
         let client = Arc::new(ClientTls {
             config: Arc::new(config),
             roots: client.roots.clone(),
+            algorithms: client.algorithms,
         });
         for _ in 0..2 {
             let mut pair = Pair::start(&server, &client, Verify::Roots, "a.example");
@@ -302,6 +304,7 @@ fn tls_12_has_no_exporter_to_bind_to() {
     let client = Arc::new(ClientTls {
         config: Arc::new(config),
         roots: client.roots.clone(),
+        algorithms: client.algorithms,
     });
     let server = authority.server("a.example");
     let mut pair = Pair::start(&server, &client, Verify::Roots, "a.example");

@@ -20,6 +20,8 @@ pub struct Route {
     pub protocol: Protocol,
     /// TLS there; none for that of `[delivery]`.
     pub tls: Option<TlsLevel>,
+    /// How TLS begins there; none for what the port of each host stands for.
+    pub tls_mode: Option<TlsMode>,
     /// The user's name there.
     pub username: Option<String>,
     /// Where the password is kept; none if it was given at once.
@@ -37,6 +39,7 @@ impl Route {
             hosts,
             protocol: Protocol::Smtp,
             tls: None,
+            tls_mode: None,
             username: None,
             password_file: None,
             password: None,
@@ -51,6 +54,7 @@ impl fmt::Debug for Route {
             .field("hosts", &self.hosts)
             .field("protocol", &self.protocol)
             .field("tls", &self.tls)
+            .field("tls_mode", &self.tls_mode)
             .field("username", &self.username)
             .finish_non_exhaustive()
     }
@@ -64,6 +68,26 @@ pub enum Protocol {
     Smtp,
     /// LMTP: a mail store that answers for each recipient. RFC 2033.
     Lmtp,
+}
+
+/// How TLS begins with a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsMode {
+    /// By STARTTLS, if at all. RFC 3207.
+    StartTls,
+    /// With the first octet. RFC 8314 §3.3.
+    Implicit,
+}
+
+impl TlsMode {
+    /// What a port stands for, where nobody says otherwise: 465 is for TLS (RFC 8314 §7.3).
+    #[must_use]
+    pub const fn of_port(port: u16) -> Self {
+        match port {
+            465 => Self::Implicit,
+            _ => Self::StartTls,
+        }
+    }
 }
 
 /// `example.net`, `*.example.net`, `*`.

@@ -8,7 +8,8 @@ use super::defaults::default_listeners;
 use super::parse::{Draft, FileUse, FileWanted};
 use super::read::Section;
 use super::{
-    Credential, DomainPattern, HostPort, Listener, ListenerTls, Route, TlsFiles, TlsLevel, value,
+    Credential, DomainPattern, HostPort, Listener, ListenerTls, Route, TlsFiles, TlsLevel, TlsMode,
+    value,
 };
 
 pub(super) type Table<'r, 't> = Section<'r, 't>;
@@ -255,6 +256,11 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
     let hosts = section.filled_list("hosts", &value::HOST, "names nobody to deliver to");
     let protocol = section.value("protocol", &value::PROTOCOL);
     let tls = section.value("tls", &value::TLS_LEVEL);
+    let tls_mode = section.value("tls_mode", &value::TLS_MODE);
+    if (tls, tls_mode) == (Some(TlsLevel::None), Some(TlsMode::Implicit)) {
+        let problem = "\"implicit\" needs TLS, and `tls` says \"none\"";
+        section.error("tls_mode", problem, value::TLS_MODE.allowed);
+    }
     let username = section.value("username", &value::TEXT);
     let use_as = FileUse::RoutePassword(index);
     let password_file = file(draft, section, directory, "password_file", use_as);
@@ -269,6 +275,7 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
         hosts,
         protocol: protocol.unwrap_or_default(),
         tls,
+        tls_mode,
         username,
         password_file,
         password: None,

@@ -535,6 +535,26 @@ fn a_route_speaks_smtp_unless_it_says_lmtp() {
 }
 
 #[test]
+fn a_route_may_say_how_tls_begins() {
+    let route =
+        |line: &str| format!("[[route]]\ndomain = \"*\"\nhosts = [\"smart.example:7465\"]\n{line}");
+    let mode = |line: &str| config(&route(line)).routes[0].tls_mode;
+    assert_eq!(mode(""), None);
+    assert_eq!(mode("tls_mode = \"implicit\""), Some(TlsMode::Implicit));
+    assert_eq!(mode("tls_mode = \"starttls\""), Some(TlsMode::StartTls));
+    one_error(
+        &route("tls_mode = \"ssl\""),
+        "4: route.tls_mode",
+        &["\"starttls\", \"implicit\""],
+    );
+    one_error(
+        &route("tls = \"none\"\ntls_mode = \"implicit\""),
+        "5: route.tls_mode",
+        &["needs TLS"],
+    );
+}
+
+#[test]
 fn a_route_is_checked() {
     let route = |lines: &str| format!("[[route]]\ndomain = \"*\"\n{lines}");
     one_error(&route(""), "1: route.hosts", &["nobody to deliver to"]);

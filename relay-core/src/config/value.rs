@@ -11,7 +11,7 @@ use smtp_proto::{Domain, Mailbox};
 use super::credential::a_labels;
 use super::{
     DomainPattern, HostPort, IpFamilies, KeyState, ListenerTls, PreflightMode, Protocol, Rate,
-    ReturnPathState, SenderPattern, TlsLevel,
+    ReturnPathState, SenderPattern, TlsLevel, TlsMode,
 };
 use crate::sasl::Verifier;
 
@@ -145,6 +145,10 @@ pub(super) const LISTENER_TLS: Kind<ListenerTls> = Kind {
 pub(super) const TLS_LEVEL: Kind<TlsLevel> = Kind {
     allowed: "\"none\", \"opportunistic\", \"require\", \"verify\"",
     parse: tls_level,
+};
+pub(super) const TLS_MODE: Kind<TlsMode> = Kind {
+    allowed: "\"starttls\", \"implicit\"",
+    parse: tls_mode,
 };
 pub(super) const PROTOCOL: Kind<Protocol> = Kind {
     allowed: "\"smtp\", \"lmtp\"",
@@ -290,6 +294,14 @@ fn tls_level(text: &str) -> Result<TlsLevel, String> {
         "opportunistic" => Ok(TlsLevel::Opportunistic),
         "require" => Ok(TlsLevel::Require),
         "verify" => Ok(TlsLevel::Verify),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn tls_mode(text: &str) -> Result<TlsMode, String> {
+    match text {
+        "starttls" => Ok(TlsMode::StartTls),
+        "implicit" => Ok(TlsMode::Implicit),
         _ => Err(unreadable(text)),
     }
 }

@@ -59,6 +59,7 @@ mod records;
 mod step;
 #[cfg(test)]
 mod tests;
+mod tlsa;
 pub mod zone;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -67,6 +68,7 @@ use std::sync::Arc;
 pub use lookup::{LOOKUP_MAX, Lookup};
 pub use query::Query;
 pub use step::{Event, Step, Transport};
+pub use tlsa::{Alias, AliasAnswer, Tlsa, TlsaAnswer, TlsaSet};
 
 use crate::config::{DnsConfig, IpFamilies};
 use crate::rng::Rng;
@@ -134,28 +136,6 @@ pub struct Names {
     pub names: Vec<String>,
     /// As in [`MxSet::authentic`].
     pub authentic: bool,
-}
-
-/// TLSA records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsaSet {
-    /// Never empty.
-    pub records: Vec<Tlsa>,
-    /// As in [`MxSet::authentic`].
-    pub authentic: bool,
-}
-
-/// One TLSA record. RFC 6698 §2.1.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tlsa {
-    /// Certificate usage.
-    pub usage: u8,
-    /// Selector.
-    pub selector: u8,
-    /// Matching type.
-    pub matching: u8,
-    /// Certificate association data.
-    pub data: Vec<u8>,
 }
 
 /// Why there is no answer.
@@ -305,7 +285,8 @@ fn known(name: &str, kind: RecordKind) -> Option<Found> {
             .filter(IpAddr::is_ipv6)
             .map(Data::Address)
             .collect(),
-        RecordKind::Mx | RecordKind::Txt | RecordKind::Ptr | RecordKind::Tlsa => return None,
+        RecordKind::Mx | RecordKind::Txt | RecordKind::Ptr => return None,
+        RecordKind::Tlsa | RecordKind::Cname => return None,
     };
     let answer = Ok(RecordSet {
         data,
@@ -458,22 +439,6 @@ impl Names {
         });
         Ok(Self {
             names: names.collect(),
-            authentic,
-        })
-    }
-}
-
-impl TlsaSet {
-    fn read(_: &str, found: AllFound) -> Result<Self, DnsFailure> {
-        let RecordSet {
-            data, authentic, ..
-        } = single(found)?;
-        let records = data.into_iter().filter_map(|data| match data {
-            Data::Tlsa(tlsa) => Some(tlsa),
-            Data::Address(_) | Data::Mx(..) | Data::Text(_) | Data::Name(_) => None,
-        });
-        Ok(Self {
-            records: records.collect(),
             authentic,
         })
     }

@@ -11,7 +11,7 @@ use hickory_proto::rr::Name;
 
 use super::cache::RecordSet;
 use super::records::RecordKind;
-use super::{Addresses, DnsFailure, MxSet, Names, Texts, TlsaSet, name};
+use super::{Addresses, Alias, DnsFailure, MxSet, Names, Texts, TlsaSet, name};
 use crate::config::IpFamilies;
 use crate::rng::Rng;
 
@@ -52,6 +52,7 @@ impl Asks {
             (Self::One(RecordKind::Txt), _) => &[RecordKind::Txt],
             (Self::One(RecordKind::Ptr), _) => &[RecordKind::Ptr],
             (Self::One(RecordKind::Tlsa), _) => &[RecordKind::Tlsa],
+            (Self::One(RecordKind::Cname), _) => &[RecordKind::Cname],
         }
     }
 }
@@ -115,6 +116,15 @@ impl Query<TlsaSet> {
             Asks::One(RecordKind::Tlsa),
             TlsaSet::read,
         )
+    }
+}
+
+impl Query<Alias> {
+    /// What a name is an alias of: the first step only, so that it is known whether that one is signed where
+    /// what it leads to is not. RFC 7672 §2.2.2.
+    #[must_use]
+    pub fn alias(name: &str) -> Self {
+        Self::new(name, Asks::One(RecordKind::Cname), Alias::read)
     }
 }
 

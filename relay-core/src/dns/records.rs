@@ -10,8 +10,8 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query as WireQuery, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TLSA, TXT};
-use hickory_proto::rr::{DNSClass, Name, Record, RecordData as _, RecordType};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NULL, PTR, SOA, TXT};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordData as _, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
 use super::query::{CNAMES_MAX, Sent};
@@ -32,6 +32,8 @@ pub(super) enum RecordKind {
     Txt,
     Ptr,
     Tlsa,
+    /// An alias itself, and not what it leads to.
+    Cname,
 }
 
 impl RecordKind {
@@ -43,6 +45,7 @@ impl RecordKind {
             Self::Txt => RecordType::TXT,
             Self::Ptr => RecordType::PTR,
             Self::Tlsa => RecordType::TLSA,
+            Self::Cname => RecordType::CNAME,
         }
     }
 }
@@ -56,6 +59,7 @@ impl std::fmt::Display for RecordKind {
             Self::Txt => "TXT",
             Self::Ptr => "PTR",
             Self::Tlsa => "TLSA",
+            Self::Cname => "CNAME",
         })
     }
 }
@@ -68,7 +72,9 @@ pub(super) enum Data {
     Mx(u16, String),
     Text(Vec<u8>),
     Name(String),
-    Tlsa(super::Tlsa),
+    /// The RDATA of a TLSA record as it came: a record that is too short to be one still counts, as one
+    /// that cannot be used (RFC 7672 §2.2).
+    Tlsa(Vec<u8>),
 }
 
 impl Data {
@@ -77,8 +83,7 @@ impl Data {
         let heap = match self {
             Self::Address(_) => 0,
             Self::Mx(_, text) | Self::Name(text) => text.len(),
-            Self::Text(bytes) => bytes.len(),
-            Self::Tlsa(tlsa) => tlsa.data.len(),
+            Self::Text(bytes) | Self::Tlsa(bytes) => bytes.len(),
         };
         heap + size_of::<Self>()
     }
@@ -127,6 +132,13 @@ pub(super) enum End {
     Unfollowed,
     /// The aliases form a loop, or there are more than [`CNAMES_MAX`].
     Endless,
+}
+
+impl End {
+    /// Whether it says that there is nothing.
+    fn is_denial(&self) -> bool {
+        matches!(self, Self::NoData | Self::NoName)
+    }
 }
 
 /// Reads a message as the answer to `sent`.
@@ -199,7 +211,8 @@ fn read_sections(bytes: &[u8], sent: &Sent, counts: &Counts) -> Result<Reading, 
 
     let answers = read_some(&mut decoder, counts.answers.min(RECORDS_MAX))?;
     let mut authorities = Vec::new();
-    if counts.answers + counts.authorities + counts.additionals <= RECORDS_MAX {
+    let whole = counts.answers + counts.authorities + counts.additionals <= RECORDS_MAX;
+    if whole {
         authorities = read_some(&mut decoder, counts.authorities)?;
         let additionals = counts.additionals;
         let (_, edns, _) = Message::read_records(&mut decoder, additionals, true, OpCode::Query)?;
@@ -212,7 +225,11 @@ fn read_sections(bytes: &[u8], sent: &Sent, counts: &Counts) -> Result<Reading, 
     {
         return Ok(rejected(metadata.response_code, sent));
     }
-    let mut response = follow(&answers, &authorities, metadata.response_code, sent);
+    let mut response = match follow(&answers, &authorities, metadata.response_code, sent) {
+        Some(response) if whole || !response.end.is_denial() => response,
+        // What was not kept, or not looked at, may be what was asked for: that is no denial.
+        Some(_) | None => return Ok(Reading::Unusable("its answer is too large".into())),
+    };
     response.authentic = metadata.authentic_data;
     if matches!(response.end, End::Unfollowed) && response.aliases.is_empty() {
         return Ok(Reading::Unusable(
@@ -223,7 +240,43 @@ fn read_sections(bytes: &[u8], sent: &Sent, counts: &Counts) -> Result<Reading, 
 }
 
 fn read_some(decoder: &mut BinDecoder<'_>, count: usize) -> Result<Vec<Record>, Malformed> {
-    Ok(Message::read_records(decoder, count, false, OpCode::Query)?.0)
+    let mut records = Vec::new();
+    for _ in 0..count {
+        match read_tlsa(decoder)? {
+            Some(record) => records.push(record),
+            None => records.append(&mut Message::read_records(decoder, 1, false, OpCode::Query)?.0),
+        }
+    }
+    Ok(records)
+}
+
+/// The RDATA of a TLSA record, whatever it holds.
+pub(super) fn tlsa(bytes: &[u8]) -> RData {
+    let mut rdata = NULL::new();
+    rdata.anything = bytes.to_vec();
+    RData::Unknown {
+        code: RecordType::TLSA,
+        rdata,
+    }
+}
+
+/// Reads a TLSA record with its RDATA as it is; none, and nothing is read, if the next one is of another
+/// type. The library takes a message with one that is too short for malformed as a whole.
+fn read_tlsa(decoder: &mut BinDecoder<'_>) -> Result<Option<Record>, Malformed> {
+    let at = u16::try_from(decoder.index()).map_err(|_| Malformed)?;
+    let mut ahead = decoder.clone(at);
+    let name = Name::read(&mut ahead)?;
+    if RecordType::read(&mut ahead)? != RecordType::TLSA {
+        return Ok(None);
+    }
+    let class = DNSClass::read(&mut ahead)?;
+    let ttl = ahead.read_u32()?.unverified(/* any is valid */);
+    let length = ahead.read_u16()?.unverified(/* the slice is checked */);
+    let bytes = ahead.read_slice(length.into())?.unverified(/* kept as it is */);
+    let mut record = Record::from_rdata(name, ttl, tlsa(bytes));
+    record.dns_class = class;
+    *decoder = ahead;
+    Ok(Some(record))
 }
 
 enum Match {
@@ -264,8 +317,13 @@ fn rejected(code: ResponseCode, sent: &Sent) -> Reading {
     Reading::Unusable(format!("it answered {mnemonic}"))
 }
 
-/// Walks from the question's name over its aliases to the data.
-fn follow(answers: &[Record], authorities: &[Record], code: ResponseCode, sent: &Sent) -> Response {
+/// Walks from the question's name over its aliases to the data. None if there is more of it than is kept.
+fn follow(
+    answers: &[Record],
+    authorities: &[Record],
+    code: ResponseCode,
+    sent: &Sent,
+) -> Option<Response> {
     let mut response = Response {
         authentic: false,
         aliases: Vec::new(),
@@ -278,11 +336,13 @@ fn follow(answers: &[Record], authorities: &[Record], code: ResponseCode, sent: 
         let alias = answers
             .iter()
             .filter(here)
+            // An alias that is asked for is no alias but the data.
+            .filter(|_| sent.kind != RecordKind::Cname)
             .find_map(|record| CNAME::try_borrow(&record.data).map(|cname| (&cname.0, record.ttl)));
         let Some((target, ttl)) = alias else { break };
         let seen = *target == sent.name || response.aliases.contains(target);
         if seen || response.aliases.len() == CNAMES_MAX {
-            return response;
+            return Some(response);
         }
         response.shorten_ttl(ttl);
         response.aliases.push(target.clone());
@@ -290,7 +350,7 @@ fn follow(answers: &[Record], authorities: &[Record], code: ResponseCode, sent: 
     }
 
     let mut records = Vec::new();
-    let mut size = 0;
+    let (mut size, mut dropped) = (0, false);
     for record in answers
         .iter()
         .filter(|r| r.dns_class == DNSClass::IN && r.name == *at)
@@ -299,19 +359,27 @@ fn follow(answers: &[Record], authorities: &[Record], code: ResponseCode, sent: 
             continue;
         };
         size += data.size();
+        dropped |= size > DATA_MAX;
         // Duplicates are RFC 2181 §5 violations that cost nothing to drop.
         if size <= DATA_MAX && !records.contains(&data) {
             response.shorten_ttl(record.ttl);
             records.push(data);
         }
     }
+    // Of TLSA records all must be seen: those left out may be the only ones that can be used.
+    let partial = dropped || records.len() > KEPT_MAX;
+    if partial && sent.kind == RecordKind::Tlsa {
+        return None;
+    }
     response.end = if !records.is_empty() {
         keep_first(&mut records);
         End::Records(records)
+    } else if dropped {
+        return None;
     } else {
         denial(authorities, code, &mut response)
     };
-    response
+    Some(response)
 }
 
 /// The best mail exchangers are kept, and the first of all else, since servers rotate those.
@@ -366,14 +434,13 @@ fn data(record: &Record, kind: RecordKind) -> Option<Data> {
         }),
         RecordKind::Txt => TXT::try_borrow(data).map(|txt| Data::Text(txt.txt_data.concat())),
         RecordKind::Ptr => PTR::try_borrow(data).map(|ptr| Data::Name(text(&ptr.0))),
-        RecordKind::Tlsa => TLSA::try_borrow(data).map(|tlsa| {
-            Data::Tlsa(super::Tlsa {
-                usage: tlsa.cert_usage.into(),
-                selector: tlsa.selector.into(),
-                matching: tlsa.matching.into(),
-                data: tlsa.cert_data.clone(),
-            })
-        }),
+        RecordKind::Tlsa => {
+            let RData::Unknown { code, rdata } = data else {
+                return None;
+            };
+            (*code == RecordType::TLSA).then(|| Data::Tlsa(rdata.anything.clone()))
+        }
+        RecordKind::Cname => CNAME::try_borrow(data).map(|cname| Data::Name(text(&cname.0))),
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Zone {
 #[derive(Debug, Clone, Default)]
 struct Node {
     records: Vec<RData>,
+    /// It is not signed, though the zone is.
+    insecure: bool,
     fails: Option<Failure>,
 }
 
@@ -95,6 +97,20 @@ impl Zone {
     pub fn ptr(self, ip: IpAddr, name: &str) -> Self {
         let target = to_wire(name);
         self.record(&super::name::reverse(ip), RData::PTR(PTR(target)))
+    }
+
+    /// Adds a TLSA record of a host's port, with this RDATA, well-formed or not.
+    #[must_use]
+    pub fn tlsa(self, host: &str, port: u16, rdata: &[u8]) -> Self {
+        let data = super::records::tlsa(rdata);
+        self.record(&format!("_{port}._tcp.{host}"), data)
+    }
+
+    /// Leaves a name out of what [`Self::authentic`] says.
+    #[must_use]
+    pub fn insecure(mut self, name: &str) -> Self {
+        self.nodes.entry(key(name)).or_default().insecure = true;
+        self
     }
 
     /// Makes a name exist without any record.
@@ -190,6 +206,7 @@ impl Zone {
                 };
                 return Some(());
             }
+            message.metadata.authentic_data &= !node.insecure;
             let before = message.answers.len();
             let mut alias = None;
             for data in &node.records {

@@ -139,6 +139,8 @@ impl Engine {
             recipients: entry.recipients.to_vec(),
             loaded,
             attempts: u32::from(entry.attempts),
+            domain: Arc::clone(self.domains.name(entry.domain)),
+            tls: message.wants.tls(),
         };
         (job, task)
     }

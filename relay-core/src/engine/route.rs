@@ -9,7 +9,7 @@ use smtp_proto::{AddressLiteral, Domain};
 
 use super::conclude::Finding;
 use super::{Engine, Output};
-use crate::config::{DomainPattern, HostPort, Protocol, Route, TlsLevel};
+use crate::config::{DomainPattern, HostPort, Protocol, Route, TlsLevel, TlsMode};
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::id::ResolveId;
 use crate::outbound::{Evidence, Hop, Lane, Login, Outcome, Reason};
@@ -208,6 +208,7 @@ impl Engine {
             hosts,
             name,
             tls: delivery.tls,
+            tls_mode: None,
             login: None,
             route: false,
             authentic,
@@ -242,6 +243,7 @@ impl Engine {
             hosts,
             name,
             tls: route.tls.unwrap_or(delivery.tls),
+            tls_mode: route.tls_mode,
             login,
             route: true,
             authentic: true,
@@ -318,7 +320,12 @@ fn lane_key(lane: &Lane) -> String {
         Some(sts::Mode::Testing) => "sts-testing",
         Some(sts::Mode::None) | None => "-",
     };
-    let mut key = format!("{way} {tls} {sts} {login:x}");
+    let mode = match lane.tls_mode {
+        None => "",
+        Some(TlsMode::StartTls) => " starttls",
+        Some(TlsMode::Implicit) => " implicit",
+    };
+    let mut key = format!("{way} {tls}{mode} {sts} {login:x}");
     for Hop {
         host: HostPort { host, port },
         preference,
@@ -360,6 +367,7 @@ mod tests {
                 hosts: Vec::new(),
                 name: String::new(),
                 tls: TlsLevel::Verify,
+                tls_mode: None,
                 login: Some(Login {
                     username: username.into(),
                     password: password.into(),

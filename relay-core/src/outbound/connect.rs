@@ -4,7 +4,7 @@
 //!              220            250, nothing more to do
 //!  Greeting ───────▶ Hello ────────────────────────────────▶ Ready
 //!     ▲               │ ▲ │ ▲                                  ▲
-//!     │ (port 465)    │ │ │ └─ 5yz: HELO                       │
+//!     │ (implicit)    │ │ │ └─ 5yz: HELO                       │
 //!  Handshake ◀── 220 ─┼─┘ └──── a login is wanted ───▶ Auth ───┘ 235
 //!     ▲               ▼                                 │ ▲
 //!     └────────── StartTls ── 4yz, 5yz, if clear text   └─┘ 334
@@ -14,7 +14,7 @@
 //! Every way out is a [`Progress`]: what a failure means is decided by [`super::outcome`], what TLS is
 //! needed by [`super::tls_policy`]. Each phase has one deadline, whatever drips in meanwhile.
 //!
-//! RFC 5321 §3.1, §3.2, §4.1.4, §4.5.3.2.1; RFC 3207 §4; RFC 4954 §4; RFC 8314 §3.3 (port 465); RFC 2033 §4.1 (LHLO).
+//! RFC 5321 §3.1, §3.2, §4.1.4, §4.5.3.2.1; RFC 3207 §4; RFC 4954 §4; RFC 8314 §3.3 (implicit TLS); RFC 2033 §4.1 (LHLO).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +46,8 @@ const HANDSHAKE: Duration = Duration::from_secs(60);
 pub(super) struct Setup<'a> {
     /// What the connection is for.
     pub(super) lane: &'a Lane,
+    /// Where the message in hand goes.
+    pub(super) domain: &'a str,
     /// Our name.
     pub(super) config: &'a Config,
     /// Our roots.
@@ -102,14 +104,13 @@ type Stop = Progress;
 impl Opening {
     /// Begins with a connection that was just made.
     pub(super) fn begin(link: &mut Link, setup: &mut Setup<'_>) -> (Self, Progress) {
-        let candidate = &link.candidate;
-        let (port, given_up) = (candidate.address.port(), candidate.tls_given_up);
+        let mode = setup.lane.tls_mode(link.candidate.address.port());
         let until = setup.now.instant + GREETING;
         let mut opening = Self {
             phase: Phase::Greeting,
             until,
         };
-        if link.policy.implicit(port, setup.lane.route, given_up) {
+        if link.policy.implicit(mode, link.candidate.tls_given_up) {
             let progress = opening.handshake(Asked::Port, link, setup);
             return (opening, progress);
         }
@@ -209,9 +210,8 @@ impl Opening {
     }
 
     /// The handshake is over: its certificate is judged before anything is said.
-    fn secured(&mut self, link: &Link, setup: &Setup<'_>) -> Result<Say, Stop> {
-        link.policy
-            .after_handshake(link.verdict())
+    fn secured(&mut self, link: &mut Link, setup: &Setup<'_>) -> Result<Say, Stop> {
+        link.judge(setup.domain, setup.tls, setup.now.unix)
             .map_err(|fault| Progress::Failed(Stage::Tls, Finding::Tls(fault)))?;
         match self.phase {
             Phase::Handshake(Asked::Port) => {
@@ -237,8 +237,9 @@ impl Opening {
             (Phase::Hello(Hello::Ehlo), Severity::Permanent) => Ok(Say::Hello(Hello::Helo)),
             (Phase::StartTls, _) if reply.code().number() != 421 => {
                 let said = reply.sanitised();
+                let fault = link.policy.refusal(said.clone());
                 link.policy
-                    .after_failure(TlsFault::Refused(said.clone()))
+                    .after_failure(fault)
                     .map_err(|fault| Progress::Failed(Stage::Tls, Finding::Tls(fault)))?;
                 link.tls_refused = Some(said);
                 after_hello(link, setup)

@@ -107,6 +107,8 @@ pub(super) enum Finding {
     Lost(Loss),
     /// A host has no addresses.
     Dns(DnsFailure),
+    /// It cannot be known whether a host has TLSA records.
+    Tlsa(DnsFailure),
     /// An address must not be used.
     Forbidden(Forbidden),
     /// TLS is not as the policy wants it.

@@ -20,6 +20,14 @@ impl Delivery {
             (State::Resolving(host, old), Answer::Resolved(answer)) => {
                 self.resolved(&host, answer, old);
             }
+            (State::Searching(mut search, old), Answer::Tlsa(answer)) => {
+                let step = search.tlsa(answer);
+                self.searched(search, step, old);
+            }
+            (State::Searching(mut search, old), Answer::Alias(answer)) => {
+                let step = search.alias(answer);
+                self.searched(search, step, old);
+            }
             (State::Connecting(candidate, _), Answer::Connected(answer)) => {
                 self.connected(candidate, answer);
             }
@@ -36,6 +44,8 @@ impl Delivery {
                     Answer::Body(piece) => transaction.body(piece, &mut link, work, now),
                     Answer::Flushed => transaction.flushed(&mut link, work, now),
                     Answer::Resolved(_)
+                    | Answer::Tlsa(_)
+                    | Answer::Alias(_)
                     | Answer::Connected(_)
                     | Answer::Loaded(_)
                     | Answer::Next(_) => transaction.lost(unasked(), &mut link, work),
@@ -65,6 +75,7 @@ impl Delivery {
             // Whatever the host says to QUIT, it has heard it.
             State::Quitting(link) => self.close(Some(link)),
             state @ (State::Resolving(..)
+            | State::Searching(..)
             | State::Connecting(..)
             | State::Loading(_)
             | State::Naming(..)
@@ -89,6 +100,7 @@ impl Delivery {
             }
             State::Quitting(link) => self.close(Some(link)),
             state @ (State::Resolving(..)
+            | State::Searching(..)
             | State::Connecting(..)
             | State::Loading(_)
             | State::Naming(..)
@@ -105,6 +117,7 @@ impl Delivery {
                 self.ask(Request::Resolve(host.host.clone()));
                 self.state = State::Resolving(host, None);
             }
+            State::Searching(search, _) => self.search(search, None),
             State::Connecting(candidate, _) => self.connect(candidate, None),
             State::Sending(mut link, mut transaction) => {
                 let progress = transaction.write_failed(loss, &mut link, self.now.instant);
@@ -112,7 +125,8 @@ impl Delivery {
             }
             State::Loading(link) => {
                 let verdict = judge(Stage::Mail, &Finding::Lost(loss), link.seen());
-                self.elsewhere(link, Stage::Mail, verdict);
+                let evidence = link.evidence();
+                self.elsewhere(link, Stage::Mail, verdict, evidence);
             }
             State::Naming(place, _) => self.named(place, None, None),
             State::Opening(link, opening) => {
@@ -161,6 +175,7 @@ impl Machine for Delivery {
     fn poll_output(&mut self, wire: &mut Vec<u8>) -> Output<Self::Request> {
         match &mut self.state {
             State::Resolving(_, Some(link))
+            | State::Searching(_, Some(link))
             | State::Connecting(_, Some(link))
             | State::Opening(link, _)
             | State::Sending(link, _)
@@ -168,7 +183,8 @@ impl Machine for Delivery {
             | State::Closed(Some(link)) => link.flush(wire),
             // Nothing was said since the last flush.
             State::Loading(_) | State::Naming(..) | State::Reporting(_) => {}
-            State::Resolving(_, None) | State::Connecting(_, None) | State::Closed(None) => {}
+            State::Resolving(_, None) | State::Searching(_, None) => {}
+            State::Connecting(_, None) | State::Closed(None) => {}
         }
         self.next.take().unwrap_or(Output::Close)
     }

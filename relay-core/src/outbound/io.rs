@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{HostPort, Protocol, TlsLevel};
-use crate::dns::{AddressAnswer, Mx};
+use crate::config::{HostPort, Protocol, TlsLevel, TlsMode};
+use crate::dns::{AddressAnswer, AliasAnswer, Mx, TlsaAnswer};
 use crate::engine::Next;
 use crate::id::MessageId;
+use crate::queue::handling::TlsWish;
 use crate::queue::message::{Body, Message};
 use crate::queue::store::{LoadFailed, Place};
 use crate::time::Instant;
@@ -24,6 +25,8 @@ pub struct Lane {
     pub name: String,
     /// The TLS that is asked for.
     pub tls: TlsLevel,
+    /// How TLS begins, where a route says it.
+    pub tls_mode: Option<TlsMode>,
     /// How to log in there, for a route that wants it.
     pub login: Option<Login>,
     /// A route may name a loopback or private host on purpose; an MX may not.
@@ -40,6 +43,17 @@ pub struct Lane {
     pub source: Option<IpAddr>,
     /// Messages on one connection.
     pub messages_max: u32,
+}
+
+impl Lane {
+    /// How TLS begins on this port. Behind a port of a mail exchanger, whichever it is, is SMTP.
+    #[must_use]
+    pub fn tls_mode(&self, port: u16) -> TlsMode {
+        match (self.route, self.tls_mode) {
+            (true, mode) => mode.unwrap_or(TlsMode::of_port(port)),
+            (false, _) => TlsMode::StartTls,
+        }
+    }
 }
 
 /// One host of a lane.
@@ -95,6 +109,10 @@ pub struct Job {
     pub loaded: Option<Arc<Loaded>>,
     /// Attempts before this one.
     pub attempts: u32,
+    /// Where it goes: a certificate may name the domain in the place of the host (RFC 7672 §3.2.2).
+    pub domain: Arc<str>,
+    /// What its sender said of TLS.
+    pub tls: TlsWish,
 }
 
 /// A message with its body.
@@ -111,6 +129,10 @@ pub struct Loaded {
 pub enum Request {
     /// Find the addresses of a host. Answered by `Resolved`.
     Resolve(String),
+    /// Find the TLSA records of a host and its port. Answered by `Tlsa`.
+    Tlsa(String, u16),
+    /// Ask whether a name is an alias. Answered by `Alias`.
+    Alias(String),
     /// Close what is open and connect. Answered by `Connected`.
     Connect {
         /// Where to.
@@ -142,6 +164,10 @@ pub enum Request {
 pub enum Answer {
     /// To `Resolve`.
     Resolved(AddressAnswer),
+    /// To `Tlsa`.
+    Tlsa(TlsaAnswer),
+    /// To `Alias`.
+    Alias(AliasAnswer),
     /// To `Connect`: the local address, or the reason.
     Connected(Result<SocketAddr, std::io::ErrorKind>),
     /// To `Load`.
@@ -203,6 +229,21 @@ pub struct TlsSession {
     pub failure: Option<TlsFailureKind>,
     /// The failure in words; empty without one.
     pub why: String,
+}
+
+impl TlsSession {
+    /// A session under DANE that was not tried, for this reason.
+    pub(super) fn untried(host: &HostPort, failure: TlsFailureKind, why: &str) -> Self {
+        Self {
+            policy: TlsPolicyType::Tlsa,
+            tlsa: Vec::new(),
+            host: host.host.clone(),
+            address: None,
+            local: None,
+            failure: Some(failure),
+            why: why.to_owned(),
+        }
+    }
 }
 
 /// What a session was held to: `policy-type` of RFC 8460 §4.4.

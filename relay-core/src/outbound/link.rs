@@ -8,11 +8,12 @@ use smtp_proto::client::{Capabilities, Connection, Event, Fatal, Progress, SendE
 
 use super::envelope::Standing;
 use super::finding::Loss;
-use super::io::Evidence;
+use super::io::{Evidence, Job, Lane, TlsFailureKind, TlsSession};
 use super::outcome::{Seen, Then};
 use super::plan::Candidate;
-use super::tls_policy::TlsPolicy;
+use super::tls_policy::{TlsFault, TlsPolicy};
 use crate::channel::{Channel, ClientTls, TlsFailure, Verdict, Verify};
+use crate::queue::handling::TlsWish;
 use crate::time::UnixTime;
 
 /// An open connection.
@@ -26,6 +27,12 @@ pub(super) struct Link {
     pub(super) policy: TlsPolicy,
     /// It is certain that this is the host to talk to, if it is the one that its name says.
     authentic: bool,
+    /// An operator named the host.
+    route: bool,
+    /// It was made for a message that goes by no policy of the receiver: others may need more.
+    relaxed: bool,
+    /// What its certificate proves by the TLSA records of the host, for the domain of the job in hand.
+    by_tlsa: Option<Verdict>,
     /// The client.
     pub(super) smtp: Connection,
     /// Messages that ended on it.
@@ -99,13 +106,17 @@ impl Link {
         candidate: Candidate,
         local: SocketAddr,
         policy: TlsPolicy,
-        authentic: bool,
+        lane: &Lane,
+        wish: TlsWish,
     ) -> Self {
         Self {
             candidate,
             local,
             policy,
-            authentic,
+            authentic: lane.authentic,
+            route: lane.route,
+            relaxed: wish == TlsWish::NotRequired,
+            by_tlsa: None,
             smtp: Connection::new(),
             messages: 0,
             transactions: 0,
@@ -133,6 +144,32 @@ impl Link {
         say(&mut self.smtp, &mut self.plain)
     }
 
+    /// Whether a message like this may go over it: it was made for one that needs as much, and the
+    /// certificate proves the host for the domain that this one goes to. What a message needs besides is
+    /// asked of it when it is sent (REQUIRETLS: [`super::envelope`]).
+    pub(super) fn suits(&mut self, job: &Job, tls: &ClientTls, now: UnixTime) -> bool {
+        let strict = !self.relaxed || job.tls == TlsWish::NotRequired;
+        strict && (!self.is_secured() || self.judge(&job.domain, tls, now).is_ok())
+    }
+
+    /// Judges the certificate by the policy, for a message to this domain.
+    pub(super) fn judge(
+        &mut self,
+        domain: &str,
+        tls: &ClientTls,
+        now: UnixTime,
+    ) -> Result<(), TlsFault> {
+        if let Some(records) = self.policy.associations() {
+            // RFC 7672 §3.2.2: the TLSA base domain, and the domain whose mail exchanger it is.
+            let base = self.policy.server_name().unwrap_or(&self.candidate.host);
+            let domain = idna::domain_to_ascii(domain).ok().filter(|_| !self.route);
+            let names: Vec<&str> = std::iter::once(base).chain(domain.as_deref()).collect();
+            self.by_tlsa = self.channel.verdict_by_tlsa(tls, records, &names, now);
+        }
+        self.policy
+            .after_handshake(self.channel.verdict(), self.by_tlsa.as_ref())
+    }
+
     /// Begins the TLS handshake; whatever certificate comes, it is judged when the handshake is over.
     pub(super) fn start_tls(
         &mut self,
@@ -141,18 +178,13 @@ impl Link {
         now: UnixTime,
     ) -> Result<(), TlsFailure> {
         self.handshake = Some(asked);
-        self.channel
-            .start_client(tls, Verify::Record, &self.candidate.host, now)
+        let name = self.policy.server_name().unwrap_or(&self.candidate.host);
+        self.channel.start_client(tls, Verify::Record, name, now)
     }
 
     /// Whether what is said now goes under TLS.
     pub(super) fn is_secured(&self) -> bool {
         self.channel.is_tls() && self.handshake.is_none()
-    }
-
-    /// What the certificate proved.
-    pub(super) fn verdict(&self) -> Option<&Verdict> {
-        self.channel.verdict()
     }
 
     /// The channel binding of the TLS session.
@@ -235,15 +267,18 @@ impl Link {
             reused: self.messages > 0,
             accepted: false,
             tls_given_up: self.candidate.tls_given_up || self.tls_refused.is_some(),
-            route: false,
+            route: self.route,
+            required: false,
         }
     }
 
     /// What [`super::envelope`] is told of it.
     pub(super) fn standing(&self, now: UnixTime) -> Standing {
-        let proved = self.verdict().is_some_and(Verdict::is_verified);
+        let proved = |verdict: Option<&Verdict>| verdict.is_some_and(Verdict::is_verified);
+        let named = self.authentic || self.policy.names_host();
+        let by_roots = named && proved(self.channel.verdict());
         Standing {
-            verified: self.authentic && self.is_secured() && proved,
+            verified: self.is_secured() && (by_roots || proved(self.by_tlsa.as_ref())),
             authenticated: self.smtp.is_authenticated(),
             now,
         }
@@ -254,22 +289,61 @@ impl Link {
         Evidence {
             local: Some(self.local),
             tls: self.channel.protocol_suite(),
-            certificate: self.channel.verdict().map(Verdict::to_string),
+            certificate: self.certificate(),
             // What the host reports goes to its MAIL FROM.
             dsn: self.offers().has(smtp_proto::Extension::Dsn) && self.return_path.is_none(),
             return_path: self.return_path.clone(),
-            ..self.candidate.evidence(Some(self.policy))
+            tls_failure: self.remark().map(|(kind, _)| kind),
+            ..self.candidate.evidence(Some(&self.policy))
+        }
+    }
+
+    /// What the certificate proved, in words. Where TLSA records judge it, the roots' opinion is none.
+    fn certificate(&self) -> Option<String> {
+        match &self.by_tlsa {
+            Some(Verdict::Verified) => Some("verified (TLSA)".to_owned()),
+            Some(Verdict::NotVerified(flaw)) => Some(flaw.why.clone()),
+            None => self.channel.verdict().map(Verdict::to_string),
+        }
+    }
+
+    fn remark(&self) -> Option<(TlsFailureKind, String)> {
+        self.policy.remark(self.channel.verdict())
+    }
+
+    /// The session that ends here, or goes on to take mail, for a report. `fault` is what ended it.
+    pub(super) fn session(&self, fault: Option<&TlsFault>) -> TlsSession {
+        let not_offered = || {
+            let why = self.tls_refused.clone();
+            let why = why.unwrap_or_else(|| "STARTTLS is not offered".to_owned());
+            (TlsFailureKind::StarttlsNotSupported, why)
+        };
+        let failure = match fault {
+            Some(fault) => Some((fault.kind(), fault.to_string())),
+            None if !self.is_secured() => Some(not_offered()),
+            None => self.remark(),
+        };
+        let (policy, tlsa) = self.policy.reported();
+        let (failure, why) = failure.unzip();
+        TlsSession {
+            policy,
+            tlsa,
+            host: self.candidate.host.clone(),
+            address: Some(self.candidate.address.ip()),
+            local: Some(self.local.ip()),
+            failure,
+            why: why.unwrap_or_default(),
         }
     }
 }
 
 impl Candidate {
     /// Where it was tried to reach the host.
-    pub(super) fn evidence(&self, policy: Option<TlsPolicy>) -> Evidence {
+    pub(super) fn evidence(&self, policy: Option<&TlsPolicy>) -> Evidence {
         Evidence {
             host: Some(self.host.clone()),
             address: Some(self.address),
-            tls_policy: policy.map(|policy| policy.to_string()),
+            tls_policy: policy.map(TlsPolicy::to_string),
             ..Evidence::default()
         }
     }

@@ -10,14 +10,16 @@
 //!         └─ none is left: Naming ─▶ Reporting                                          Quitting ─▶ closed
 //! ```
 //!
-//! One file for each part: [`plan`] whom to try, [`connect`] up to a connection that takes MAIL,
-//! [`transaction`] a message over it, [`tls_policy`] how much TLS, [`outcome`] what everything means.
+//! One file for each part: [`plan`] whom to try, [`seek`] up to an open connection, [`connect`] up to a connection that takes MAIL,
+//! [`dane`] what DNS says of its certificate, [`transaction`] a message over it, [`tls_policy`] how much TLS,
+//! [`outcome`] what everything means.
 //! This file is the order of things between them; [`inputs`] hands each input to the part that waits
 //! for it. [`io`] holds what the engine and the runtimes see.
 //!
 //! RFC 5321 §3.3, §4.5.4.1, §5.1.
 
 mod connect;
+mod dane;
 mod envelope;
 mod finding;
 mod inputs;
@@ -27,6 +29,7 @@ mod outcome;
 mod plan;
 mod retry_after;
 mod return_path;
+mod seek;
 mod tls_policy;
 mod transaction;
 mod work;
@@ -41,24 +44,21 @@ pub use io::{
 
 use crate::channel::ClientTls;
 use crate::config::{Config, HostPort};
-use crate::dns::AddressAnswer;
 use crate::engine::{Next, Start};
 use crate::machine::{Output, Timer};
+use crate::queue::handling::TlsWish;
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
 
 use connect::{Opening, Setup};
-use finding::{Finding, Forbidden, Loss, Stage};
+use dane::Search;
+use finding::{Finding, Stage};
 use link::Link;
 use outcome::{Fate, HostFailure, Seen, Then, Verdict, judge};
-use plan::{Candidate, Plan, Step};
-use tls_policy::TlsPolicy;
+use plan::{Candidate, Plan};
+use tls_policy::{TlsFault, TlsPolicy};
 use transaction::Transaction;
 use work::Work;
-
-/// Connecting to one address. RFC 1123 §5.3.2 has no number for it; systems give up after 2 minutes,
-/// and there are other addresses.
-const CONNECT: Duration = Duration::from_secs(30);
 
 /// The reply to QUIT: everything is settled by then.
 const QUIT: Duration = Duration::from_secs(5);
@@ -83,6 +83,8 @@ pub struct Delivery {
 enum State {
     /// The addresses of a host are asked for. A connection that failed may have a last word to send.
     Resolving(HostPort, Option<Box<Link>>),
+    /// The TLSA records of a host are searched for; as above.
+    Searching(Box<Search>, Option<Box<Link>>),
     /// A connection is being made; as above.
     Connecting(Candidate, Option<Box<Link>>),
     /// A connection is made ready.
@@ -122,128 +124,25 @@ impl Delivery {
         delivery
     }
 
-    /// Goes on with the next address. `old` is a connection that is left behind.
-    fn seek(&mut self, mut old: Option<Box<Link>>) {
-        loop {
-            match self.plan.next() {
-                Step::Resolve(host) => match host.ip() {
-                    Some(ip) => self.candidates(&host, &[ip]),
-                    None => {
-                        leave(&mut old);
-                        self.ask(Request::Resolve(host.host.clone()));
-                        self.state = State::Resolving(host, old);
-                        return;
-                    }
-                },
-                Step::Connect(candidate) => {
-                    leave(&mut old);
-                    self.connect(candidate, old);
-                    return;
-                }
-                Step::Exhausted => return self.give_up(old),
-            }
-        }
-    }
-
-    fn connect(&mut self, candidate: Candidate, old: Option<Box<Link>>) {
-        self.ask(Request::Connect {
-            to: candidate.address,
-            source: self.lane.source,
-            until: self.now.instant + CONNECT,
-        });
-        self.state = State::Connecting(candidate, old);
-    }
-
-    /// The addresses of a host are known: those that must not be used are noted as failures.
-    fn candidates(&mut self, host: &HostPort, addresses: &[std::net::IpAddr]) {
-        let refused = self
-            .plan
-            .resolved(host, addresses, &self.lane, &self.config);
-        for (address, why) in refused {
-            let host = host.host.clone();
-            let candidate = Candidate {
-                host,
-                address,
-                tls_given_up: false,
-            };
-            self.address_failed(&candidate, Stage::Policy, &Finding::Forbidden(why));
-        }
-    }
-
-    fn address_failed(&mut self, candidate: &Candidate, stage: Stage, finding: &Finding) {
-        let verdict = judge(stage, finding, self.seen());
-        let policy = TlsPolicy::of(&self.lane, candidate.address.ip());
-        if let Some(work) = &mut self.work {
-            work.host_failed(
-                HostFailure { stage, verdict },
-                candidate.evidence(Some(policy)),
-            );
-        }
-    }
-
-    /// What is known where there is no connection.
-    fn seen(&self) -> Seen {
-        Seen {
-            route: self.lane.route,
-            ..Seen::default()
-        }
-    }
-
-    fn resolved(&mut self, host: &HostPort, answer: AddressAnswer, old: Option<Box<Link>>) {
-        match answer {
-            Ok(found) => self.candidates(host, &found.addresses),
-            Err(failure) => {
-                let verdict = judge(Stage::Resolve, &Finding::Dns(failure), self.seen());
-                let place = Evidence {
-                    host: Some(host.host.clone()),
-                    ..Evidence::default()
-                };
-                if let Some(work) = &mut self.work {
-                    work.host_failed(
-                        HostFailure {
-                            stage: Stage::Resolve,
-                            verdict,
-                        },
-                        place,
-                    );
-                }
-            }
-        }
-        self.seek(old);
-    }
-
-    fn connected(
-        &mut self,
-        candidate: Candidate,
-        answer: Result<std::net::SocketAddr, std::io::ErrorKind>,
-    ) {
-        let finding = match answer {
-            Err(std::io::ErrorKind::TimedOut) => Finding::Lost(Loss::Timeout),
-            Err(kind) => Finding::Lost(Loss::Broken(kind)),
-            Ok(local) if plan::is_own(local, candidate.address, &self.config) => {
-                Finding::Forbidden(Forbidden::Own(candidate.address))
-            }
-            Ok(local) => return self.open(candidate, local),
-        };
-        let stage = if matches!(finding, Finding::Forbidden(_)) {
-            Stage::Policy
-        } else {
-            Stage::Connect
-        };
-        self.address_failed(&candidate, stage, &finding);
-        self.seek(None);
-    }
-
     fn open(&mut self, candidate: Candidate, local: std::net::SocketAddr) {
-        let policy = TlsPolicy::of(&self.lane, candidate.address.ip());
-        let mut link = Box::new(Link::new(candidate, local, policy, self.lane.authentic));
+        let policy = TlsPolicy::of(&self.lane, &candidate, self.wish());
+        let mut link = Box::new(Link::new(candidate, local, policy, &self.lane, self.wish()));
         let (opening, progress) = Opening::begin(&mut link, &mut self.setup());
         self.opened(link, opening, progress);
+    }
+
+    /// A TLS session begins, or failed, or there is none: what a report of RFC 8460 counts. A host that is
+    /// tried in clear text because TLS failed was counted then.
+    fn note_session(&mut self, link: &Link, fault: Option<&TlsFault>) {
+        if let (Some(work), false) = (&mut self.work, link.candidate.tls_given_up) {
+            work.session(link.session(fault));
+        }
     }
 
     fn setup(&mut self) -> Setup<'_> {
         Setup {
             lane: &self.lane,
+            domain: self.work.as_ref().map_or("", |work| &work.job.domain),
             config: &self.config,
             tls: &self.tls,
             rng: &mut self.rng,
@@ -258,6 +157,7 @@ impl Delivery {
                 self.state = State::Opening(link, opening);
             }
             connect::Progress::Ready => {
+                self.note_session(&link, None);
                 if let (Some(said), Some(work)) = (&link.tls_refused, &mut self.work) {
                     let what = format!("STARTTLS was refused: {said}; clear text takes its place");
                     work.note(&link.evidence(), &what);
@@ -265,11 +165,27 @@ impl Delivery {
                 self.load(link);
             }
             connect::Progress::Failed(stage, finding) => {
-                let verdict = judge(stage, &finding, link.seen());
+                let fault = if let Finding::Tls(fault) = &finding {
+                    Some(fault)
+                } else {
+                    None
+                };
+                self.note_session(&link, fault);
+                let required = self.wish() == TlsWish::Required;
+                let seen = Seen {
+                    required,
+                    ..link.seen()
+                };
+                let verdict = judge(stage, &finding, seen);
                 link.end_with(verdict.then);
-                self.elsewhere(link, stage, verdict);
+                let evidence = Evidence {
+                    tls_failure: fault.map(TlsFault::kind),
+                    ..link.evidence()
+                };
+                self.elsewhere(link, stage, verdict, evidence);
             }
             connect::Progress::InClear(fault) => {
+                self.note_session(&link, Some(&fault));
                 if let Some(work) = &mut self.work {
                     work.note(
                         &link.evidence(),
@@ -352,14 +268,15 @@ impl Delivery {
             }
             transaction::Progress::Done => self.report(link),
             transaction::Progress::Elsewhere(stage, verdict) => {
-                self.elsewhere(link, stage, verdict);
+                let evidence = link.evidence();
+                self.elsewhere(link, stage, verdict, evidence);
             }
             transaction::Progress::Renew => self.renew(link),
         }
     }
 
     /// A host cannot be used for what is left of the job.
-    fn elsewhere(&mut self, link: Box<Link>, stage: Stage, verdict: Verdict) {
+    fn elsewhere(&mut self, link: Box<Link>, stage: Stage, verdict: Verdict, place: Evidence) {
         if verdict.fate == Fate::Again {
             return self.renew(link);
         }
@@ -371,7 +288,7 @@ impl Delivery {
             work.settle_rest(&verdict);
             return self.report(link);
         }
-        work.host_failed(HostFailure { stage, verdict }, link.evidence());
+        work.host_failed(HostFailure { stage, verdict }, place);
         self.seek(Some(link));
     }
 
@@ -445,9 +362,16 @@ impl Delivery {
         let Next::Job(job) = next else {
             return self.quit(link);
         };
+        let suits = |link: &mut Box<Link>| {
+            link.then == Then::Keep && link.suits(&job, &self.tls, self.now.unix)
+        };
+        let (mut link, mut kept) = (link, false);
+        if let Some(link) = &mut link {
+            kept = suits(link);
+        }
         self.work = Some(Work::new(*job, self.now.instant));
         match link {
-            Some(link) if link.then == Then::Keep => self.load(link),
+            Some(link) if kept => self.load(link),
             link => {
                 self.plan = Plan::new(&self.lane, &mut self.rng);
                 self.seek(link);
@@ -480,14 +404,6 @@ impl Delivery {
 
     fn read(&mut self, until: Instant, why: Timer) {
         self.next = Some(Output::Read { until, why });
-    }
-}
-
-/// Says the last word to a host that is left behind, without waiting for what it answers.
-fn leave(old: &mut Option<Box<Link>>) {
-    let Some(link) = old else { return };
-    if link.then == Then::Drop || !link.quit() {
-        *old = None;
     }
 }
 

@@ -34,6 +34,9 @@ use crate::queue::store::LoadFailed;
 /// The longest [`Reason::text`], in octets.
 const TEXT_MAX: usize = 512;
 
+/// What a route without a login lacks.
+const LOGIN_KEYS: &str = "`username` and `password_file`";
+
 /// What is known beside the finding.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seen {
@@ -45,6 +48,8 @@ pub(super) struct Seen {
     pub(super) tls_given_up: bool,
     /// The host was named by an operator, in a route.
     pub(super) route: bool,
+    /// The message goes over verified TLS or not at all. RFC 8689 §4.2.1.
+    pub(super) required: bool,
 }
 
 /// A finding, judged.
@@ -125,21 +130,8 @@ pub(super) fn judge(stage: Stage, finding: &Finding, seen: Seen) -> Verdict {
         Finding::Lost(loss) => judge_loss(stage, loss, seen),
         Finding::Dns(failure) => judge_dns(stage, failure, seen),
         Finding::Forbidden(why) => judge_forbidden(stage, why, seen),
-        Finding::Tls(fault) => {
-            let (status, rule) = match fault {
-                TlsFault::NotOffered | TlsFault::Refused(_) => ("4.7.4", "tls-required"),
-                TlsFault::Handshake(_) => ("4.7.5", "tls-handshake"),
-                TlsFault::Certificate(_) => ("4.7.5", "tls-certificate"),
-            };
-            ours(
-                Fate::NextHost { permanent: false },
-                Then::Quit,
-                stage,
-                status,
-                rule,
-                fault,
-            )
-        }
+        Finding::Tlsa(failure) => judge_tlsa(stage, failure),
+        Finding::Tls(fault) => judge_tls(stage, fault, seen),
         Finding::Login(why) => ours(
             Fate::NextHost { permanent: false },
             Then::Quit,
@@ -217,6 +209,7 @@ fn judge_reply(stage: Stage, reply: &Reply, seen: Seen) -> Verdict {
     let rule = match fate {
         Fate::Split => "too-many-recipients".to_owned(),
         Fate::Again => "stale-connection".to_owned(),
+        Fate::NextHost { permanent: false } if wants_login(reply, seen) => "route-login".to_owned(),
         Fate::NextHost { permanent: false } if stage == Stage::Mail && digit == '5' => {
             "tls-fallback-refused".to_owned()
         }
@@ -240,7 +233,10 @@ fn judge_reply(stage: Stage, reply: &Reply, seen: Seen) -> Verdict {
         stage,
         code,
         status,
-        text: sanitised(text),
+        text: match rule.as_str() {
+            "route-login" => sanitised(&format!("{text} (the route needs {LOGIN_KEYS})")),
+            _ => sanitised(text),
+        },
         rule,
     };
     Verdict {
@@ -280,10 +276,19 @@ fn permanent_fate(stage: Stage, reply: &Reply, seen: Seen) -> Fate {
         Stage::Mail if seen.tls_given_up && reply.code().number() == 530 => {
             Fate::NextHost { permanent: false }
         }
+        // That is for our operator to mend.
+        Stage::Mail | Stage::Rcpt if wants_login(reply, seen) => {
+            Fate::NextHost { permanent: false }
+        }
         // RFC 5321 §4.5.3.1.10: a 552 to RCPT may be an old way to say 452.
         Stage::Rcpt if seen.accepted && is_too_many(reply) => Fate::Split,
         Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body | Stage::Dot => Fate::Bounced,
     }
+}
+
+/// The host of a route wants a login that the route has not. RFC 4954 §6: 530 "Authentication required".
+fn wants_login(reply: &Reply, seen: Seen) -> bool {
+    seen.route && !seen.tls_given_up && reply.code().number() == 530
 }
 
 fn is_too_many(reply: &Reply) -> bool {
@@ -354,6 +359,39 @@ fn judge_dns(stage: Stage, failure: &DnsFailure, seen: Seen) -> Verdict {
     ours(fate, Then::Drop, stage, status, rule, text)
 }
 
+/// RFC 7672 §2.1.2, §2.2: a host whose TLSA records cannot be known is not used, since it may have some.
+fn judge_tlsa(stage: Stage, failure: &DnsFailure) -> Verdict {
+    let why = match failure {
+        DnsFailure::Temporary(why) | DnsFailure::BadName(why) => why.as_str(),
+        DnsFailure::NoSuchDomain | DnsFailure::NoRecord | DnsFailure::NullMx => "no answer",
+    };
+    let text = format!(
+        "whether the host has TLSA records is not known now, so it must not be used (DANE): {why}"
+    );
+    let fate = Fate::NextHost { permanent: false };
+    ours(fate, Then::Drop, stage, "4.7.5", "dane-lookup", text)
+}
+
+fn judge_tls(stage: Stage, fault: &TlsFault, seen: Seen) -> Verdict {
+    let (status, rule) = match fault {
+        // RFC 8689 §4.2.1: the sender hears of it at once, with this code.
+        _ if seen.required => ("5.7.10", "requiretls-tls"),
+        TlsFault::NotOffered(_) | TlsFault::Refused(..) => ("4.7.4", "tls-required"),
+        TlsFault::Handshake(_) => ("4.7.5", "tls-handshake"),
+        TlsFault::Certificate(_) => ("4.7.5", "tls-certificate"),
+        TlsFault::Tlsa(_) => ("4.7.5", "dane-certificate"),
+    };
+    let permanent = seen.required;
+    ours(
+        Fate::NextHost { permanent },
+        Then::Quit,
+        stage,
+        status,
+        rule,
+        fault,
+    )
+}
+
 fn judge_forbidden(stage: Stage, why: &Forbidden, seen: Seen) -> Verdict {
     let (permanent, status, rule, text) = match why {
         Forbidden::Prohibited(why) => {
@@ -414,9 +452,8 @@ fn judge_need(stage: Stage, need: Need) -> Verdict {
         }
     };
     let fate = match need {
-        // Another host may do better, and this one when its certificate is mended.
-        Need::VerifiedTls => Fate::NextHost { permanent: false },
-        Need::RequireTls => Fate::NextHost { permanent: true },
+        // RFC 8689 §4.2.1: every host is tried, and if none will do, the sender hears of it at once.
+        Need::VerifiedTls | Need::RequireTls => Fate::NextHost { permanent: true },
         Need::EightBitMime | Need::SmtpUtf8 | Need::BinaryMime | Need::Size(_) => Fate::Bounced,
         Need::DeliverBy | Need::Time => Fate::Bounced,
     };

@@ -16,7 +16,9 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
+use super::dane::HostTlsa;
 use super::finding::Forbidden;
 use super::io::{Hop, Lane};
 use crate::config::{Config, HostPort};
@@ -37,6 +39,8 @@ pub(super) struct Candidate {
     pub(super) address: SocketAddr,
     /// TLS failed with it on an earlier connection, and clear text takes its place.
     pub(super) tls_given_up: bool,
+    /// The TLSA records of the host, if there are some that count.
+    pub(super) tlsa: Option<Arc<HostTlsa>>,
 }
 
 /// What to do next.
@@ -103,6 +107,7 @@ impl Plan {
         &mut self,
         host: &HostPort,
         addresses: &[IpAddr],
+        tlsa: Option<&Arc<HostTlsa>>,
         lane: &Lane,
         config: &Config,
     ) -> Vec<(SocketAddr, Forbidden)> {
@@ -128,6 +133,7 @@ impl Plan {
                     host: host.host.clone(),
                     address,
                     tls_given_up: false,
+                    tlsa: tlsa.cloned(),
                 }),
             }
         }

@@ -16,23 +16,41 @@
 //! | opportunistic | clear text | clear text, on a new connection | goes on, and says so |
 //! | require | fault | fault | goes on, and says so |
 //! | verify | fault | fault | fault |
+//! | TLSA | fault | fault | fault, if it matches no TLSA record |
 //!
-//! A fault defers and never bounces: it is mended by whoever runs the host, or was made by whoever sits
-//! in between. What DANE or MTA-STS find about a host raises its policy by [`TlsPolicy::raised`];
-//! nothing lowers it. RFC 3207 §4 (STARTTLS), RFC 7435 (opportunistic security).
+//! A fault defers and never bounces, but for a message that asks for no less (REQUIRETLS, see
+//! [`super::outcome`]): it is mended by whoever runs the host, or was made by whoever sits in between.
+//!
+//! | what is known of the host | raises to |
+//! |---|---|
+//! | TLSA records that can be used | TLSA, in the place of all below: it is the stronger proof |
+//! | TLSA records, and none can be used | require (RFC 7672 §2.2) |
+//! | MTA-STS in mode `enforce` | verify (RFC 8461 §5) |
+//! | a login | require, off loopback |
+//!
+//! Nothing lowers it, but for `TLS-Required: No`: such a message goes by the configuration alone (RFC 8689
+//! §4.2.2). RFC 3207 §4 (STARTTLS), RFC 7435 (opportunistic security), RFC 7672 §2.2 and §3 (DANE).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::io::Lane;
-use crate::channel::Verdict;
-use crate::config::TlsLevel;
+use super::dane::HostTlsa;
+use super::io::{Lane, TlsFailureKind, TlsPolicyType};
+use super::plan::Candidate;
+use crate::channel::{Associations, Flaw, FlawKind, Verdict};
+use crate::config::{TlsLevel, TlsMode};
+use crate::queue::handling::TlsWish;
+use crate::sts::Mode;
 
 /// The TLS that one host is held to, and who says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TlsPolicy {
     level: TlsLevel,
     source: &'static str,
+    /// What DANE says of the host, if it says something.
+    tlsa: Option<Arc<HostTlsa>>,
+    /// What MTA-STS says of the domain.
+    sts: Option<Mode>,
 }
 
 /// What to do about TLS.
@@ -47,51 +65,114 @@ pub(super) enum Choice {
 /// Why a host cannot be used under its policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TlsFault {
-    /// It does not offer STARTTLS.
-    NotOffered,
-    /// It offers STARTTLS and refused it, with this reply.
-    Refused(String),
+    /// It does not offer STARTTLS, which this asks for.
+    NotOffered(&'static str),
+    /// It offers STARTTLS, which this asks for, and refused it with this reply.
+    Refused(&'static str, String),
     /// The handshake failed.
     Handshake(String),
     /// The certificate does not prove what it must.
-    Certificate(String),
+    Certificate(Flaw),
+    /// The certificate is not what the TLSA records say.
+    Tlsa(Flaw),
 }
 
 impl fmt::Display for TlsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotOffered => f.write_str("TLS is required, and the host does not offer it"),
-            Self::Refused(reply) => write!(f, "TLS is required, and STARTTLS was refused: {reply}"),
+            Self::NotOffered(by) => {
+                write!(f, "TLS is required ({by}), and the host does not offer it")
+            }
+            Self::Refused(by, reply) => {
+                write!(
+                    f,
+                    "TLS is required ({by}), and STARTTLS was refused: {reply}"
+                )
+            }
             Self::Handshake(why) => f.write_str(why),
-            Self::Certificate(why) => {
+            Self::Certificate(flaw) => {
+                let why = &flaw.why;
                 write!(
                     f,
                     "a verified certificate is required, and this one is not: {why}"
+                )
+            }
+            Self::Tlsa(flaw) => {
+                let why = &flaw.why;
+                write!(
+                    f,
+                    "the certificate does not match the host's TLSA records: {why}"
                 )
             }
         }
     }
 }
 
+impl TlsFault {
+    /// The kind in a report.
+    pub(super) fn kind(&self) -> TlsFailureKind {
+        match self {
+            Self::NotOffered(_) | Self::Refused(..) => TlsFailureKind::StarttlsNotSupported,
+            Self::Handshake(_) => TlsFailureKind::ValidationFailure,
+            Self::Certificate(flaw) | Self::Tlsa(flaw) => kind(flaw),
+        }
+    }
+}
+
+fn kind(flaw: &Flaw) -> TlsFailureKind {
+    match flaw.kind {
+        FlawKind::Name => TlsFailureKind::CertificateHostMismatch,
+        FlawKind::Time => TlsFailureKind::CertificateExpired,
+        FlawKind::Trust => TlsFailureKind::CertificateNotTrusted,
+        FlawKind::Other => TlsFailureKind::ValidationFailure,
+    }
+}
+
 impl TlsPolicy {
-    /// The policy for a host of this lane at this address.
-    pub(super) fn of(lane: &Lane, address: IpAddr) -> Self {
+    /// The policy for a host of this lane at this address, for a message whose sender said this of TLS.
+    pub(super) fn of(lane: &Lane, candidate: &Candidate, wish: TlsWish) -> Self {
         let source = if lane.route { "route" } else { "config" };
-        let policy = Self {
+        let mut policy = Self {
             level: lane.tls,
             source,
+            tlsa: candidate.tlsa.clone(),
+            sts: lane.sts.filter(|_| wish != TlsWish::NotRequired),
         };
         // A password never crosses a network in clear text, whatever else is asked for.
-        if lane.login.is_some() && !address.to_canonical().is_loopback() {
-            return policy.raised(TlsLevel::Require, "login");
+        if lane.login.is_some() && !candidate.address.ip().to_canonical().is_loopback() {
+            policy = policy.raised(TlsLevel::Require, "login");
+        }
+        if policy.associations().is_some() {
+            let level = policy.level.max(TlsLevel::Require);
+            return Self {
+                level,
+                source: "dane",
+                ..policy
+            };
+        }
+        if policy.sts == Some(Mode::Enforce) {
+            policy = policy.raised(TlsLevel::Verify, "mta-sts");
+        }
+        if policy.tlsa.is_some() {
+            policy = policy.raised(TlsLevel::Require, "dane");
         }
         policy
     }
 
+    /// Whether the host's name is one that the domain's policy names, so that a certificate for it is
+    /// proof: hosts that an enforced policy does not name are in no lane.
+    pub(super) fn names_host(&self) -> bool {
+        self.sts == Some(Mode::Enforce)
+    }
+
     /// The stronger of this policy and another.
-    pub(super) fn raised(self, level: TlsLevel, source: &'static str) -> Self {
+    fn raised(self, level: TlsLevel, source: &'static str) -> Self {
         if level > self.level {
-            Self { level, source }
+            Self {
+                level,
+                source,
+                ..self
+            }
         } else {
             self
         }
@@ -99,57 +180,125 @@ impl TlsPolicy {
 
     /// Whether the host offers TLS and is to be taken at its word. `given_up`: it was tried before, on
     /// another connection, and failed.
-    pub(super) fn after_hello(self, offered: bool, given_up: bool) -> Result<Choice, TlsFault> {
+    pub(super) fn after_hello(&self, offered: bool, given_up: bool) -> Result<Choice, TlsFault> {
         match self.level {
             TlsLevel::None => Ok(Choice::Clear),
             TlsLevel::Opportunistic if offered && !given_up => Ok(Choice::Start),
             TlsLevel::Opportunistic => Ok(Choice::Clear),
             TlsLevel::Require | TlsLevel::Verify if offered => Ok(Choice::Start),
-            TlsLevel::Require | TlsLevel::Verify => Err(TlsFault::NotOffered),
+            TlsLevel::Require | TlsLevel::Verify => Err(TlsFault::NotOffered(self.source)),
         }
     }
 
     /// Whether clear text may take the place of the TLS that failed in this way.
-    pub(super) fn after_failure(self, fault: TlsFault) -> Result<(), TlsFault> {
+    pub(super) fn after_failure(&self, fault: TlsFault) -> Result<(), TlsFault> {
         match self.level {
             TlsLevel::None | TlsLevel::Opportunistic => Ok(()),
             TlsLevel::Require | TlsLevel::Verify => Err(fault),
         }
     }
 
-    /// Whether the host may be told anything after a handshake that ended with this verdict.
-    pub(super) fn after_handshake(self, verdict: Option<&Verdict>) -> Result<(), TlsFault> {
-        match (self.level, verdict) {
+    /// The reply to STARTTLS that does not begin TLS, as a fault.
+    pub(super) fn refusal(&self, reply: String) -> TlsFault {
+        TlsFault::Refused(self.source, reply)
+    }
+
+    /// Whether the host may be told anything after a handshake whose certificate proved this: by the roots
+    /// that we know, and by the host's TLSA records, where some can be used.
+    pub(super) fn after_handshake(
+        &self,
+        by_roots: Option<&Verdict>,
+        by_tlsa: Option<&Verdict>,
+    ) -> Result<(), TlsFault> {
+        let none = || Flaw {
+            kind: FlawKind::Other,
+            why: "there is none".to_owned(),
+        };
+        if self.associations().is_some() {
+            return match by_tlsa {
+                Some(Verdict::Verified) => Ok(()),
+                Some(Verdict::NotVerified(flaw)) => Err(TlsFault::Tlsa(flaw.clone())),
+                None => Err(TlsFault::Tlsa(none())),
+            };
+        }
+        match (self.level, by_roots) {
             (TlsLevel::None | TlsLevel::Opportunistic | TlsLevel::Require, _) => Ok(()),
             (TlsLevel::Verify, Some(Verdict::Verified)) => Ok(()),
-            (TlsLevel::Verify, Some(Verdict::NotVerified(why))) => {
-                Err(TlsFault::Certificate(why.clone()))
+            (TlsLevel::Verify, Some(Verdict::NotVerified(flaw))) => {
+                Err(TlsFault::Certificate(flaw.clone()))
             }
-            (TlsLevel::Verify, None) => Err(TlsFault::Certificate("there is none".to_owned())),
+            (TlsLevel::Verify, None) => Err(TlsFault::Certificate(none())),
         }
     }
 
-    /// Whether TLS may start with the first octet, where the port says so (465, RFC 8314 §3.3).
-    pub(super) fn implicit(self, port: u16, route: bool, given_up: bool) -> bool {
-        route && port == 465 && self.after_hello(true, given_up) == Ok(Choice::Start)
+    /// Whether TLS starts with the first octet. RFC 8314 §3.3.
+    pub(super) fn implicit(&self, mode: TlsMode, given_up: bool) -> bool {
+        mode == TlsMode::Implicit && self.after_hello(true, given_up) == Ok(Choice::Start)
+    }
+
+    /// The TLSA records that the certificate must match.
+    pub(super) fn associations(&self) -> Option<&Associations> {
+        self.tlsa.as_ref()?.usable.as_ref()
+    }
+
+    /// The name that the server is asked for, if it is not the host's. RFC 7672 §8.1.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.tlsa.as_ref().map(|tlsa| tlsa.base.as_str())
+    }
+
+    /// What a report calls it, and the TLSA records in it. RFC 8460 §4.4.
+    pub(super) fn reported(&self) -> (TlsPolicyType, Vec<String>) {
+        match &self.tlsa {
+            Some(tlsa) => {
+                let records = tlsa.records.iter().map(ToString::to_string).collect();
+                (TlsPolicyType::Tlsa, records)
+            }
+            None => match self.sts {
+                Some(Mode::Enforce | Mode::Testing) => (TlsPolicyType::Sts, Vec::new()),
+                Some(Mode::None) | None => (TlsPolicyType::NoPolicyFound, Vec::new()),
+            },
+        }
+    }
+
+    /// What is wrong with a session that goes on all the same: its kind, and the words for it.
+    pub(super) fn remark(&self, by_roots: Option<&Verdict>) -> Option<(TlsFailureKind, String)> {
+        match (&self.tlsa, by_roots) {
+            (Some(tlsa), _) => {
+                let why = "no TLSA record of the host can be used";
+                let unusable = tlsa.usable.is_none();
+                unusable.then(|| (TlsFailureKind::TlsaInvalid, why.to_owned()))
+            }
+            (None, Some(Verdict::NotVerified(flaw))) if self.sts == Some(Mode::Testing) => {
+                Some((kind(flaw), flaw.why.clone()))
+            }
+            (None, _) => None,
+        }
     }
 }
 
 impl fmt::Display for TlsPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.associations().is_some() {
+            return f.write_str("dane (TLSA)");
+        }
         let level = match self.level {
             TlsLevel::None => "none",
             TlsLevel::Opportunistic => "opportunistic",
             TlsLevel::Require => "require",
             TlsLevel::Verify => "verify",
         };
-        write!(f, "{level} ({})", self.source)
+        let unusable = match &self.tlsa {
+            Some(_) => ", no TLSA record can be used",
+            None => "",
+        };
+        write!(f, "{level} ({}{unusable})", self.source)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::Tlsa;
 
     const LEVELS: [TlsLevel; 4] = [
         TlsLevel::None,
@@ -162,14 +311,41 @@ mod tests {
         TlsPolicy {
             level,
             source: "config",
+            tlsa: None,
+            sts: None,
+        }
+    }
+
+    fn unproven() -> Verdict {
+        Verdict::NotVerified(Flaw {
+            kind: FlawKind::Time,
+            why: "expired".into(),
+        })
+    }
+
+    /// With TLSA records, of which some can be used or none.
+    fn dane(level: TlsLevel, usable: bool) -> TlsPolicy {
+        let record = Tlsa {
+            usage: if usable { 3 } else { 1 },
+            selector: 1,
+            matching: 1,
+            data: vec![0; 32],
+        };
+        let tlsa = HostTlsa {
+            base: "mx.example.net".into(),
+            usable: Associations::usable(std::slice::from_ref(&record)),
+            records: vec![record],
+        };
+        TlsPolicy {
+            tlsa: Some(Arc::new(tlsa)),
+            ..policy(level).raised(TlsLevel::Require, "dane")
         }
     }
 
     #[test]
     fn the_table_of_the_module() {
         use TlsLevel::{None, Opportunistic, Require, Verify};
-        let refused = || TlsFault::Refused("454 4.7.0 not now".into());
-        let unproven = Verdict::NotVerified("expired".into());
+        let refused = |policy: &TlsPolicy| policy.refusal("454 4.7.0 not now".into());
         for level in LEVELS {
             let policy = policy(level);
             let hello = |offered, given_up| policy.after_hello(offered, given_up).ok();
@@ -190,22 +366,50 @@ mod tests {
             assert_eq!(hello(false, false), absent, "{level:?}");
             assert_eq!(hello(true, true), given_up, "{level:?}");
             let mandatory = level >= Require;
-            assert_eq!(
-                policy.after_failure(refused()).is_err(),
-                mandatory,
-                "{level:?}"
-            );
-            assert_eq!(
-                policy.after_handshake(Some(&Verdict::Verified)),
-                Ok(()),
-                "{level:?}"
-            );
-            let unproven = policy.after_handshake(Some(&unproven));
-            assert_eq!(unproven.is_err(), level == Verify, "{level:?}");
-            assert_eq!(
-                policy.after_handshake(Option::None).is_err(),
-                level == Verify
-            );
+            let fault = refused(&policy);
+            assert_eq!(policy.after_failure(fault).is_err(), mandatory, "{level:?}");
+            let after = |verdict| policy.after_handshake(verdict, Option::None);
+            assert_eq!(after(Some(&Verdict::Verified)), Ok(()), "{level:?}");
+            let (fails, unproven) = (level == Verify, unproven());
+            assert_eq!(after(Some(&unproven)).is_err(), fails, "{level:?}");
+            assert_eq!(after(Option::None).is_err(), fails);
+        }
+    }
+
+    /// The last line of the table, for whatever the configuration says.
+    #[test]
+    fn tlsa_records_that_can_be_used_decide() {
+        for level in LEVELS {
+            let policy = dane(level, true);
+            assert_eq!(policy.to_string(), "dane (TLSA)");
+            assert_eq!(policy.after_hello(true, false), Ok(Choice::Start));
+            assert_eq!(policy.after_hello(true, true), Ok(Choice::Start));
+            assert!(policy.after_hello(false, false).is_err());
+            assert!(policy.after_failure(policy.refusal("454".into())).is_err());
+            for by_roots in [None, Some(Verdict::Verified), Some(unproven())] {
+                let (after, unproven) = (
+                    |by_tlsa| policy.after_handshake(by_roots.as_ref(), by_tlsa),
+                    unproven(),
+                );
+                assert_eq!(after(Some(&Verdict::Verified)), Ok(()));
+                assert!(after(Some(&unproven)).is_err());
+                assert!(after(None).is_err());
+            }
+        }
+    }
+
+    /// RFC 7672 §2.2: TLS, whoever is at the other end; and no less than was asked for.
+    #[test]
+    fn tlsa_records_that_cannot_be_used_require_tls() {
+        for level in LEVELS {
+            let policy = dane(level, false);
+            assert!(policy.after_hello(false, false).is_err());
+            assert!(policy.after_failure(policy.refusal("454".into())).is_err());
+            let passes = policy.after_handshake(Some(&unproven()), None).is_ok();
+            assert_eq!(passes, level != TlsLevel::Verify);
+            let (kind, _) = policy.remark(None).unwrap();
+            assert_eq!(kind, TlsFailureKind::TlsaInvalid);
+            assert!(policy.to_string().ends_with("no TLSA record can be used)"));
         }
     }
 

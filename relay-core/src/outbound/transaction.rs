@@ -152,7 +152,13 @@ impl Transaction {
         };
         if let Some(need) = transaction.lacks(link, host) {
             let verdict = judge(Stage::Mail, &Finding::Lacks(need), Seen::default());
-            let progress = leave(Stage::Mail, verdict, work);
+            // An earlier message chose this host; for this one the first may do.
+            let elsewhere = matches!(verdict.fate, Fate::NextHost { .. });
+            let progress = if elsewhere && link.messages > 0 {
+                Progress::Renew
+            } else {
+                leave(Stage::Mail, verdict, work)
+            };
             return (transaction, progress);
         }
         link.return_path = None;

@@ -2,7 +2,7 @@
 
 use crate::time::Instant;
 
-use super::io::{Evidence, Job, Outcome, Tried};
+use super::io::{Evidence, Job, Outcome, TlsSession, Tried};
 use super::outcome::{HostFailure, Verdict, conclude, sanitised};
 
 /// Hosts and addresses that [`Evidence::before`] names at most.
@@ -24,6 +24,8 @@ pub(super) struct Work {
     places: Vec<(Evidence, usize)>,
     /// All that happened on the way, in its order.
     before: Vec<String>,
+    /// The TLS sessions that were made or tried for it.
+    sessions: Vec<TlsSession>,
 }
 
 impl Work {
@@ -38,6 +40,7 @@ impl Work {
             failures: Vec::new(),
             places: Vec::new(),
             before: Vec::new(),
+            sessions: Vec::new(),
         }
     }
 
@@ -79,6 +82,11 @@ impl Work {
         self.failures.push(failure);
     }
 
+    /// A TLS session was made, or failed.
+    pub(super) fn session(&mut self, session: TlsSession) {
+        self.sessions.push(session);
+    }
+
     /// Something that an operator wants to know happened at this place.
     pub(super) fn note(&mut self, place: &Evidence, what: &str) {
         self.before.push(at_place(place, what));
@@ -110,7 +118,7 @@ impl Work {
             },
             reusable,
             loaded: self.job.loaded,
-            sessions: Vec::new(),
+            sessions: self.sessions,
         }
     }
 }

@@ -11,6 +11,7 @@
 //! These entries are most of what a deep queue costs: 56 octets a message and 40 a job, beside the
 //! index by id and the timers. Envelopes and bodies are in the store.
 
+use super::handling::TlsWish;
 use super::intern::TextId;
 use super::message::Message;
 use super::recipients::Recipients;
@@ -54,7 +55,8 @@ pub(crate) struct MessageEntry {
     pub(crate) delay_reported: bool,
 }
 
-/// Which reports anybody wants about a message. RFC 3461 §4.1.
+/// What the sender of a message wants: reports (RFC 3461 §4.1), and TLS (RFC 8689). One octet for each
+/// message in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wants(u8);
 
@@ -65,18 +67,25 @@ impl Wants {
     const SUCCESS: u8 = 8;
     const LATE_RETURN: u8 = 16;
     const LATE_NOTICE: u8 = 32;
+    const TLS: u8 = 64;
+    const NO_TLS: u8 = 128;
 
     /// What the envelope asks for: nothing to the null sender (RFC 5321 §4.5.5), failures and delays
     /// where NOTIFY is absent.
     pub(crate) fn of(message: &Message) -> Self {
-        let deadline = message.envelope.handling.deadline;
-        let late = match deadline.map(|deadline| deadline.mode) {
+        let handling = &message.envelope.handling;
+        let late = match handling.deadline.map(|deadline| deadline.mode) {
             None => 0,
             Some(ByMode::Return) => Self::LATE_RETURN,
             Some(ByMode::Notify) => Self::LATE_NOTICE,
         };
+        let tls = match handling.tls {
+            TlsWish::AsConfigured => 0,
+            TlsWish::Required => Self::TLS,
+            TlsWish::NotRequired => Self::NO_TLS,
+        };
         if message.envelope.from == ReversePath::Null {
-            return Self(Self::NULL_SENDER | late);
+            return Self(Self::NULL_SENDER | late | tls);
         }
         let recipients = &message.envelope.recipients;
         let until = message.accepted;
@@ -85,7 +94,7 @@ impl Wants {
                 .iter()
                 .any(|r| bounce::is_wanted(action, r.notify))
         };
-        let mut bits = late;
+        let mut bits = late | tls;
         for (action, bit) in [
             (Action::Failed, Self::FAILURE),
             (Action::Delayed { until }, Self::DELAY),
@@ -112,6 +121,15 @@ impl Wants {
 
     pub(crate) const fn success(self) -> bool {
         self.0 & Self::SUCCESS != 0
+    }
+
+    /// What TLS it needs.
+    pub(crate) const fn tls(self) -> TlsWish {
+        match self.0 & (Self::TLS | Self::NO_TLS) {
+            Self::TLS => TlsWish::Required,
+            Self::NO_TLS => TlsWish::NotRequired,
+            _ => TlsWish::AsConfigured,
+        }
     }
 
     /// The message is returned when it is late. RFC 2852 §4.

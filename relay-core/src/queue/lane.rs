@@ -238,6 +238,7 @@ mod tests {
             hosts: Vec::new(),
             name: "example.com".into(),
             tls: TlsLevel::Opportunistic,
+            tls_mode: None,
             login: None,
             route: false,
             authentic: false,

@@ -249,6 +249,7 @@ mod tests {
             hosts: Vec::new(),
             name: name.into(),
             tls: TlsLevel::Opportunistic,
+            tls_mode: None,
             login: None,
             route: false,
             authentic: false,

@@ -318,6 +318,7 @@ pub(super) fn route(domain: &str, sink: &Sink) -> Route {
         }],
         protocol: relay_core::config::Protocol::Smtp,
         tls: None,
+        tls_mode: None,
         username: None,
         password_file: None,
         password: None,

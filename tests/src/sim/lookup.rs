@@ -30,6 +30,22 @@ impl World {
         }
     }
 
+    pub(crate) fn ask_tlsa(&mut self, id: DeliveryId, host: &str, port: u16) {
+        let now = self.now();
+        if let Some(relay) = &mut self.relay {
+            let lookup = relay.resolver.begin(now, Query::tlsa(host, port));
+            self.begin_lookup(Asking::Tlsa(id, lookup, 0));
+        }
+    }
+
+    pub(crate) fn ask_alias(&mut self, id: DeliveryId, name: &str) {
+        let now = self.now();
+        if let Some(relay) = &mut self.relay {
+            let lookup = relay.resolver.begin(now, Query::alias(name));
+            self.begin_lookup(Asking::Alias(id, lookup, 0));
+        }
+    }
+
     fn begin_lookup(&mut self, asking: Asking) {
         if let Some(relay) = &mut self.relay {
             relay.next_lookup += 1;
@@ -46,6 +62,7 @@ impl World {
         };
         let current = match &asking {
             Asking::Mx(_, _, current) | Asking::Host(_, _, current) => *current,
+            Asking::Tlsa(_, _, current) | Asking::Alias(_, _, current) => *current,
         };
         if current == exchange {
             let event = match &heard {
@@ -58,6 +75,8 @@ impl World {
             match &mut asking {
                 Asking::Mx(_, lookup, _) => lookup.handle(now, event),
                 Asking::Host(_, lookup, _) => lookup.handle(now, event),
+                Asking::Tlsa(_, lookup, _) => lookup.handle(now, event),
+                Asking::Alias(_, lookup, _) => lookup.handle(now, event),
             }
         }
         self.search(number, asking);
@@ -68,6 +87,8 @@ impl World {
         let (step, exchange) = match &mut asking {
             Asking::Mx(_, lookup, exchange) => (lookup.poll(), exchange),
             Asking::Host(_, lookup, exchange) => (lookup.poll(), exchange),
+            Asking::Tlsa(_, lookup, exchange) => (lookup.poll(), exchange),
+            Asking::Alias(_, lookup, exchange) => (lookup.poll(), exchange),
         };
         match step {
             Step::Exchange {
@@ -145,6 +166,14 @@ impl World {
             Asking::Host(id, lookup, _) => {
                 let answer = relay.resolver.finish(now, lookup);
                 self.soon(Inner::Delivery(id, outbound::Answer::Resolved(answer)));
+            }
+            Asking::Tlsa(id, lookup, _) => {
+                let answer = relay.resolver.finish(now, lookup);
+                self.soon(Inner::Delivery(id, outbound::Answer::Tlsa(answer)));
+            }
+            Asking::Alias(id, lookup, _) => {
+                let answer = relay.resolver.finish(now, lookup);
+                self.soon(Inner::Delivery(id, outbound::Answer::Alias(answer)));
             }
         }
     }

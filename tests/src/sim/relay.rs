@@ -16,7 +16,7 @@ use bytes::Bytes;
 use relay_core::bounce;
 use relay_core::channel::ClientTls;
 use relay_core::config::{Config, TlsLevel};
-use relay_core::dns::{Addresses, Lookup, MxSet, Resolver};
+use relay_core::dns::{Addresses, Alias, Lookup, MxSet, Resolver, TlsaSet};
 use relay_core::engine::{
     Ask, Engine, Input as ToEngine, Next, NotWritten, Output as FromEngine, ReportDue, Start,
     Submission,
@@ -84,6 +84,8 @@ enum Waits<R> {
 pub(crate) enum Asking {
     Mx(ResolveId, Lookup<MxSet>, u64),
     Host(DeliveryId, Lookup<Addresses>, u64),
+    Tlsa(DeliveryId, Lookup<TlsaSet>, u64),
+    Alias(DeliveryId, Lookup<Alias>, u64),
 }
 
 /// What comes to the relay at its time.
@@ -725,6 +727,14 @@ impl World {
         match request {
             outbound::Request::Resolve(host) => {
                 self.ask_host(id, &host);
+                None
+            }
+            outbound::Request::Tlsa(host, port) => {
+                self.ask_tlsa(id, &host, port);
+                None
+            }
+            outbound::Request::Alias(name) => {
+                self.ask_alias(id, &name);
                 None
             }
             outbound::Request::Connect { to, until, .. } => {

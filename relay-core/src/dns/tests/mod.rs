@@ -2,6 +2,7 @@
 
 mod answers;
 mod forged;
+mod secure;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -438,6 +438,7 @@ fn routes_go_before_names_and_the_first_match_wins() {
         hosts: vec![host(name), host("second.example")],
         protocol: crate::config::Protocol::Smtp,
         tls: Some(TlsLevel::Verify),
+        tls_mode: None,
         username: Some("u".into()),
         password_file: None,
         password: Some("p".into()),

@@ -5,6 +5,7 @@ use std::io;
 use smtp_proto::Code;
 
 use super::*;
+use crate::channel::{Flaw, FlawKind};
 
 fn reply(code: u16, text: &str) -> Finding {
     let lines: Vec<&str> = text.split('\n').collect();
@@ -26,7 +27,12 @@ const PLAIN: Seen = Seen {
     accepted: false,
     tls_given_up: false,
     route: false,
+    required: false,
 };
+
+fn flaw() -> Flaw {
+    Flaw::new(FlawKind::Time, "expired")
+}
 
 const NEXT: Fate = Fate::NextHost { permanent: false };
 const NEXT_FOR_GOOD: Fate = Fate::NextHost { permanent: true };
@@ -86,20 +92,22 @@ fn every_verdict_has_a_whole_reason() {
         reply(550, "5.1.1 \u{7}\u{e9}"),
         Finding::Dns(DnsFailure::NoSuchDomain),
         Finding::Dns(DnsFailure::Temporary("SERVFAIL".into())),
+        Finding::Tlsa(DnsFailure::Temporary("SERVFAIL".into())),
         Finding::Forbidden(Forbidden::Family),
-        Finding::Tls(TlsFault::NotOffered),
+        Finding::Tls(TlsFault::NotOffered("config")),
         Finding::Login("no".into()),
         Finding::Lacks(Need::Size(1000)),
         Finding::Store(LoadFailed::Io("EIO".into())),
     ]);
     for stage in Stage::ALL {
         for finding in &findings {
-            for bits in 0..16 {
+            for bits in 0..32 {
                 let seen = Seen {
                     reused: bits & 1 != 0,
                     accepted: bits & 2 != 0,
                     tls_given_up: bits & 4 != 0,
                     route: bits & 8 != 0,
+                    required: bits & 16 != 0,
                 };
                 let verdict = judge(stage, finding, seen);
                 let Reason {
@@ -243,13 +251,25 @@ fn what_we_find_ourselves() {
         ),
         (
             Stage::Tls,
-            Finding::Tls(TlsFault::NotOffered),
+            Finding::Tls(TlsFault::NotOffered("config")),
             NEXT,
             "4.7.4",
         ),
         (
             Stage::Tls,
-            Finding::Tls(TlsFault::Certificate("expired".into())),
+            Finding::Tls(TlsFault::Certificate(flaw())),
+            NEXT,
+            "4.7.5",
+        ),
+        (
+            Stage::Tls,
+            Finding::Tls(TlsFault::Tlsa(flaw())),
+            NEXT,
+            "4.7.5",
+        ),
+        (
+            Stage::Resolve,
+            Finding::Tlsa(DnsFailure::Temporary("SERVFAIL".into())),
             NEXT,
             "4.7.5",
         ),
@@ -404,4 +424,39 @@ fn texts_are_one_printable_line() {
     assert!(text.starts_with("5.1.1 a?b second x"), "{text}");
     assert_eq!(text.len(), TEXT_MAX);
     assert_eq!(sanitised("a\r\nb\u{0}\u{e9}"), "a??b??");
+}
+
+/// RFC 8689 §4.2.1: a sender who asked for TLS hears of its absence; others wait for it to be mended.
+#[test]
+fn tls_that_the_message_itself_requires_is_required_now() {
+    let fault = Finding::Tls(TlsFault::NotOffered("dane"));
+    let seen = Seen {
+        required: true,
+        ..PLAIN
+    };
+    let verdict = judge(Stage::Tls, &fault, seen);
+    assert_eq!(verdict.fate, NEXT_FOR_GOOD);
+    assert_eq!(verdict.reason.status, "5.7.10");
+    assert_eq!(judge(Stage::Tls, &fault, PLAIN).fate, NEXT);
+}
+
+/// A smart host that wants a login which the route has not: that is mended here.
+#[test]
+fn a_530_of_a_route_defers_and_says_what_is_missing() {
+    let asked = reply(530, "5.7.0 Authentication required");
+    let route = Seen {
+        route: true,
+        ..PLAIN
+    };
+    for stage in [Stage::Mail, Stage::Rcpt] {
+        let verdict = judge(stage, &asked, route);
+        assert_eq!(
+            (verdict.fate, verdict.reason.rule.as_str()),
+            (NEXT, "route-login")
+        );
+        assert!(verdict.reason.text.contains("`username`"), "{verdict:?}");
+        assert!(matches!(verdict.outcome(), Outcome::Deferred { .. }));
+        assert_eq!(judge(stage, &asked, PLAIN).fate, Fate::Bounced);
+        assert_eq!(judge(stage, &reply(550, "no"), route).fate, Fate::Bounced);
+    }
 }

@@ -20,7 +20,7 @@ fn walk(lane: &Lane, addresses: impl Fn(&str) -> Vec<IpAddr>) -> (Vec<String>, V
     loop {
         match plan.next() {
             Step::Resolve(host) => {
-                plan.resolved(&host, &addresses(&host.host), lane, &config());
+                plan.resolved(&host, &addresses(&host.host), None, lane, &config());
                 resolved.push(host.host);
             }
             Step::Connect(candidate) => connected.push(candidate.address.ip()),
@@ -186,7 +186,7 @@ fn a_source_address_has_one_family() {
     let (_, connected, _) = walk(&lane, |_| ips(&["2606:2800::1", "93.184.216.1"]));
     assert_eq!(connected, ips(&["93.184.216.1"]));
     let mut plan = Plan::new(&lane, &mut Rng::from_number(1));
-    let refused = plan.resolved(&host("a"), &ips(&["2606:2800::1"]), &lane, &config());
+    let refused = plan.resolved(&host("a"), &ips(&["2606:2800::1"]), None, &lane, &config());
     assert!(matches!(refused[..], [(_, Forbidden::Family)]));
 }
 
@@ -196,7 +196,7 @@ fn a_candidate_that_is_tried_again_costs_nothing() {
     assert_eq!(lane.tls, TlsLevel::Opportunistic);
     let mut plan = Plan::new(&lane, &mut Rng::from_number(1));
     plan.addresses_left = 1;
-    plan.resolved(&host("a"), &ips(&["93.184.216.1"]), &lane, &config());
+    plan.resolved(&host("a"), &ips(&["93.184.216.1"]), None, &lane, &config());
     let Step::Connect(candidate) = plan.next() else {
         panic!("no candidate")
     };

@@ -142,8 +142,9 @@ fn requiretls_bounces_where_no_host_offers_it() {
     assert_eq!(mail_line(&world), "");
 }
 
+/// RFC 8689 §4.2.1: the sender hears of it.
 #[test]
-fn requiretls_waits_where_no_host_proves_who_it_is() {
+fn requiretls_bounces_where_no_host_proves_who_it_is() {
     let authority = Authority::new();
     let offers = Script::default().offers(&["REQUIRETLS"]);
     let mut worlds = vec![
@@ -163,11 +164,11 @@ fn requiretls_waits_where_no_host_proves_who_it_is() {
     }
     for mut world in worlds {
         let run = world.run();
-        assert_eq!(run.fates(), "f");
+        assert_eq!(run.fates(), "b");
         let reason = reason(run.outcome());
         assert_eq!(
             (&*reason.status, &*reason.rule),
-            ("4.7.10", "requiretls-tls")
+            ("5.7.10", "requiretls-tls")
         );
         assert_eq!(mail_line(&world), "");
     }

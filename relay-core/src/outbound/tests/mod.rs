@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cli;
+mod dane;
 mod flow;
 mod handling;
 mod return_path;
@@ -20,7 +21,7 @@ use smtp_proto::{Domain, Mailbox, ReversePath};
 
 use super::*;
 use crate::config::{Protocol, TlsLevel};
-use crate::dns::{Addresses, DnsFailure};
+use crate::dns::{AddressAnswer, Addresses, AliasAnswer, DnsFailure, TlsaAnswer};
 use crate::id::MessageId;
 use crate::machine::{Input, Machine};
 use crate::queue::handling::Handling;
@@ -56,6 +57,7 @@ pub(super) fn lane(hosts: &[&str]) -> Lane {
         hosts: hosts.iter().map(hop).collect(),
         name: "example.net".into(),
         tls: TlsLevel::Opportunistic,
+        tls_mode: None,
         login: None,
         route: false,
         authentic: false,
@@ -117,6 +119,9 @@ struct World {
     config: Config,
     lane: Lane,
     zone: BTreeMap<String, AddressAnswer>,
+    /// By `_port._tcp.host`.
+    tlsa: BTreeMap<String, TlsaAnswer>,
+    aliases: BTreeMap<String, AliasAnswer>,
     hosts: BTreeMap<SocketAddr, Host>,
     store: BTreeMap<MessageId, Result<Arc<Loaded>, LoadFailed>>,
     spool: BTreeMap<MessageId, Vec<u8>>,
@@ -170,6 +175,8 @@ impl World {
             config: config(),
             lane: lane(&["mx.example.net"]),
             zone: BTreeMap::new(),
+            tlsa: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             hosts: BTreeMap::new(),
             store: BTreeMap::new(),
             spool: BTreeMap::new(),
@@ -258,6 +265,8 @@ impl World {
             recipients,
             loaded: None,
             attempts: 0,
+            domain: "example.net".into(),
+            tls: mail.handling.tls,
         });
         self
     }
@@ -354,6 +363,17 @@ impl World {
                 let answer = self.zone.get(&name).cloned();
                 run.resolves.push(name);
                 Answer::Resolved(answer.unwrap_or(Err(DnsFailure::NoSuchDomain)))
+            }
+            Request::Tlsa(host, port) => {
+                let name = format!("_{port}._tcp.{host}");
+                let answer = self.tlsa.get(&name).cloned();
+                run.resolves.push(name);
+                Answer::Tlsa(answer.unwrap_or(Err(DnsFailure::NoSuchDomain)))
+            }
+            Request::Alias(name) => {
+                let answer = self.aliases.get(&name).cloned();
+                run.resolves.push(format!("alias {name}"));
+                Answer::Alias(answer.unwrap_or(Err(DnsFailure::NoRecord)))
             }
             Request::Connect { to, until, .. } => {
                 run.connects.push(to);
