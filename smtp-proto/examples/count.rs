@@ -35,9 +35,9 @@ fn main() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The four commands of a transaction, read.
+/// EHLO, MAIL, two RCPT and DATA, read.
 fn commands(times: usize) {
-    let input = transaction::commands();
+    let input = transaction::session();
     let offered: Extensions = Extension::ALL.into_iter().collect();
     let mut reader = LineReader::new();
     for _ in 0..times {
@@ -52,11 +52,11 @@ fn commands(times: usize) {
 
 /// The same by another project's crate.
 fn commands_reference(times: usize) {
-    let input = transaction::commands();
+    let input = transaction::session();
     let mut receiver = RequestReceiver::default();
     for _ in 0..times {
         let mut rest = black_box(&input).iter();
-        for _ in 0..4 {
+        for _ in 0..5 {
             let _ = black_box(receiver.ingest(&mut rest));
         }
     }

@@ -33,12 +33,17 @@ impl ClientName {
     /// # Errors
     /// If there is anything else in it, or nothing.
     pub fn parse(text: &str) -> Result<Self, ClientNameError> {
-        let fits = (1..=DOMAIN_MAX).contains(&text.len());
-        if fits && octets::CLIENT_NAME.prefix(text.as_bytes()) == text.len() {
-            Ok(Self(text.into()))
-        } else {
-            Err(ClientNameError)
+        Self::parse_octets(text.as_bytes())
+    }
+
+    /// The same of octets.
+    pub(crate) fn parse_octets(octets: &[u8]) -> Result<Self, ClientNameError> {
+        let fits = (1..=DOMAIN_MAX).contains(&octets.len());
+        if !fits || octets::CLIENT_NAME.prefix(octets) < octets.len() {
+            return Err(ClientNameError);
         }
+        let text = core::str::from_utf8(octets).map_err(|_| ClientNameError)?;
+        Ok(Self(text.into()))
     }
 
     /// As it was written.

@@ -143,6 +143,7 @@ pub(crate) const fn upper(letters: [u8; 4]) -> u32 {
 impl Verb {
     /// The verb of a line, and what follows it and the space after it.
     #[must_use]
+    #[inline]
     pub fn split(line: &[u8]) -> (Self, &[u8]) {
         match *line {
             [a, b, c, d] => (Self::of_four([a, b, c, d]), &[]),
@@ -261,13 +262,13 @@ impl<'a> Command<'a> {
     }
 
     /// Reads what follows the verb.
+    #[inline]
     pub(crate) fn parse_args(
         verb: Verb,
         args: &'a [u8],
         offered: Extensions,
     ) -> Result<Self, CommandError> {
         let text = || printable(args);
-        let octets_first = |error| printable(args).err().unwrap_or(error);
         let none = |command| match text()? {
             "" => Ok(command),
             _ => Err(CommandError::Argument),
@@ -276,12 +277,16 @@ impl<'a> Command<'a> {
             "" => Err(CommandError::Argument),
             text => Ok(text),
         };
-        let name = || ClientName::parse(text()?).map_err(|_| CommandError::Argument);
+        // No name, path or parameter that is valid holds a control character or is not UTF-8, so only
+        // those that are not valid are looked through for that.
+        let octets_first = |error| printable(args).err().unwrap_or(error);
+        let name = || {
+            let name = ClientName::parse_octets(trimmed(args));
+            name.map_err(|_| octets_first(CommandError::Argument))
+        };
         match verb {
             Verb::Ehlo => name().map(Self::Ehlo),
             Verb::Helo => name().map(Self::Helo),
-            // No path or parameter that is valid holds a control character or is not UTF-8, so only
-            // those that are not valid are looked through for that.
             Verb::Mail => parse_mail(args, offered).map_err(octets_first),
             Verb::Rcpt => parse_rcpt(args, offered).map_err(octets_first),
             Verb::Data => none(Self::Data),
@@ -308,12 +313,16 @@ impl<'a> Command<'a> {
 
 /// RFC 5321 §4.1.1: "SMTP receivers SHOULD tolerate trailing white space before the terminating
 /// `<CRLF>`".
-fn text(args: &[u8]) -> Result<&str, CommandError> {
+fn trimmed(args: &[u8]) -> &[u8] {
     let mut args = args;
     while let [rest @ .., b' '] = args {
         args = rest;
     }
-    core::str::from_utf8(args).map_err(|_| CommandError::NotUtf8)
+    args
+}
+
+fn text(args: &[u8]) -> Result<&str, CommandError> {
+    core::str::from_utf8(trimmed(args)).map_err(|_| CommandError::NotUtf8)
 }
 
 fn printable(args: &[u8]) -> Result<&str, CommandError> {
@@ -380,6 +389,7 @@ fn parse_rcpt(args: &[u8], offered: Extensions) -> Result<Command<'_>, CommandEr
 
 /// Parts `<path> params` and reads the path, in one pass, if it is one of the kind that nearly all
 /// are. What it takes, [`split_path`] and the readers of paths take too.
+#[inline]
 fn plain_path(args: &[u8]) -> Option<(MailboxRef<'_>, &[u8])> {
     let [b'<', path @ ..] = args else { return None };
     let (mailbox, params) = MailboxRef::of_plain_path(path)?;

@@ -374,11 +374,11 @@ impl Host {
     }
 }
 
-/// A [`Host`] that borrows the text it was read from.
-#[derive(Clone, Copy, Debug)]
+/// A [`Host`] that borrows the octets it was read from.
+#[derive(Clone, Copy)]
 pub(crate) enum HostRef<'a> {
-    /// A valid domain.
-    Domain(&'a str),
+    /// A valid domain, in UTF-8.
+    Domain(&'a [u8]),
     /// An address.
     Literal(AddressLiteral),
 }
@@ -392,34 +392,19 @@ impl<'a> HostRef<'a> {
                 .map_err(HostError::Literal)
         } else {
             check(text)
-                .map(|()| Self::Domain(text))
+                .map(|()| Self::Domain(text.as_bytes()))
                 .map_err(HostError::Domain)
         }
     }
 
     pub(crate) fn to_host(self) -> Host {
         match self {
-            Self::Domain(domain) => Host::Domain(Domain(domain.into())),
+            Self::Domain(domain) => {
+                // It was read from text, or octet by octet from ASCII.
+                let domain = core::str::from_utf8(domain).unwrap_or_default();
+                Host::Domain(Domain(domain.into()))
+            }
             Self::Literal(literal) => Host::Literal(literal),
-        }
-    }
-}
-
-impl PartialEq for HostRef<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Domain(left), Self::Domain(right)) => left.eq_ignore_ascii_case(right),
-            (Self::Literal(left), Self::Literal(right)) => left == right,
-            (Self::Domain(_), Self::Literal(_)) | (Self::Literal(_), Self::Domain(_)) => false,
-        }
-    }
-}
-
-impl fmt::Display for HostRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Domain(domain) => f.write_str(domain),
-            Self::Literal(literal) => literal.fmt(f),
         }
     }
 }

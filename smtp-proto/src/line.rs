@@ -89,7 +89,26 @@ impl LineReader {
         line_max: impl Fn(&[u8]) -> usize,
         skip_max: usize,
     ) -> Result<(usize, Line<'i>), LineError> {
-        let end = memchr::memchr(b'\n', input);
+        let end = find_lf(input);
+        if self.is_between_lines()
+            && let Some(end) = end
+            && let (whole, [b'\n', ..]) = input.split_at(end)
+            && let [line @ .., b'\r'] = whole
+            && whole.len() < line_max(whole)
+        {
+            return Ok((end + 1, Line::Whole(Cow::Borrowed(line))));
+        }
+        self.read_part(input, end, line_max, skip_max)
+    }
+
+    /// What is not one whole line.
+    fn read_part<'i>(
+        &mut self,
+        input: &'i [u8],
+        end: Option<usize>,
+        line_max: impl Fn(&[u8]) -> usize,
+        skip_max: usize,
+    ) -> Result<(usize, Line<'i>), LineError> {
         let used = end.map_or(input.len(), |lf| lf + 1);
         let part = &input[..used];
         if self.skipping.is_some() {
@@ -162,6 +181,30 @@ impl LineReader {
         });
         Ok((part.len(), Line::NeedMore))
     }
+}
+
+/// The first LF. Most lines are so short that setting up a vector search would cost more than it saves.
+#[inline]
+fn find_lf(input: &[u8]) -> Option<usize> {
+    const SHORT: usize = 64;
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    let (words, rest) = input[..input.len().min(SHORT)].as_chunks();
+    let mut at = 0;
+    for word in words {
+        // An octet that is 0 borrows, so octets above the first that is may be taken for it wrongly.
+        let zero_at_lf = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64);
+        let found = zero_at_lf.wrapping_sub(ONES) & !zero_at_lf & HIGHS;
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    match input.len() {
+        0..SHORT => rest.iter().position(|&octet| octet == b'\n'),
+        _ => memchr::memchr(b'\n', &input[at..]),
+    }
+    .map(|lf| at + lf)
 }
 
 #[cfg(test)]

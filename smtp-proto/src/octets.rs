@@ -56,10 +56,27 @@ impl Octets {
         self.0[octet as usize]
     }
 
-    /// How many octets at the start are all in the set.
+    /// How many octets at the start are all in the set. Four are looked at in each turn of the loop.
     #[inline]
     pub(crate) fn prefix(&self, octets: &[u8]) -> usize {
-        let end = octets.iter().position(|&octet| !self.has(octet));
-        end.unwrap_or(octets.len())
+        let (fours, _) = octets.as_chunks();
+        let mut end = 0;
+        for &[a, b, c, d] in fours {
+            if !self.has(a) {
+                return end;
+            }
+            if !self.has(b) {
+                return end + 1;
+            }
+            if !self.has(c) {
+                return end + 2;
+            }
+            if !self.has(d) {
+                return end + 3;
+            }
+            end += 4;
+        }
+        let rest = octets[end..].iter();
+        end + rest.take_while(|&&octet| self.has(octet)).count()
     }
 }

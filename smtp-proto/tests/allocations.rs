@@ -66,6 +66,8 @@ fn commands_allocate_nothing_and_paths_only_for_what_is_long() {
     ] {
         assert_eq!(count(line), 0, "{line}");
     }
+    let session = String::from_utf8(transaction::session()).unwrap();
+    assert!(session.lines().all(|line| count(line) == 0));
     let long = "<more-than-twenty-three-octets@more-than-twenty-three-octets.example>";
     assert_eq!(count(&format!("MAIL FROM:{long}")), 0);
     let owned = measure(|| drop(long.parse::<ReversePath>().unwrap()));

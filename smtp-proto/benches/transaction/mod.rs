@@ -112,11 +112,16 @@ pub(crate) fn accept_all(
 
 /// The commands of a transaction with two recipients, as a client pipelines them.
 pub(crate) fn commands() -> Vec<u8> {
-    b"MAIL FROM:<news@mail.example.com> SIZE=10240\r\n\
+    b"MAIL FROM:<news@mail.example.com> SIZE=10240 BODY=8BITMIME\r\n\
       RCPT TO:<first.last@example.org>\r\n\
       RCPT TO:<other+tag@example.org>\r\n\
       DATA\r\n"
         .to_vec()
+}
+
+/// The same after EHLO: all that a client says before its message.
+pub(crate) fn session() -> Vec<u8> {
+    [b"EHLO mail.example.com\r\n", &commands()[..]].concat()
 }
 
 /// About so many octets of text: lines of 76 characters, none of which begins with a dot.

@@ -4,16 +4,19 @@
 
 use core::fmt;
 
-use super::{AddressError, LOCAL_PART_MAX, Mailbox, PATH_MAX, local_part_end, unquoted};
+use super::{AddressError, LOCAL_PART_MAX, Mailbox, PATH_MAX, local_part_end};
 use crate::domain::{DOMAIN_MAX, HostRef, is_label};
 use crate::octets;
 
-/// A [`Mailbox`] that borrows the text it was read from. It is valid, and compares, as the mailbox
+/// A [`Mailbox`] that borrows the octets it was read from. It is valid, and compares, as the mailbox
 /// that [`MailboxRef::to_mailbox`] makes of it.
+///
+/// It holds octets rather than a `str`: that they are UTF-8 follows from the grammar, and is made
+/// known to the compiler by a second look at them only when they are wanted as text.
 #[derive(Clone, Copy)]
 pub struct MailboxRef<'a> {
-    pub(super) local: &'a str,
-    pub(super) host: HostRef<'a>,
+    local: &'a [u8],
+    host: HostRef<'a>,
 }
 
 impl<'a> MailboxRef<'a> {
@@ -32,36 +35,35 @@ impl<'a> MailboxRef<'a> {
         let (local, rest) = text.split_at(end);
         let host = rest.strip_prefix('@').ok_or(AddressError::NoHost)?;
         let host = HostRef::parse_utf8(host).map_err(AddressError::Host)?;
+        let local = local.as_bytes();
         Ok(Self { local, host })
     }
 
     /// The mailbox of a path whose `<` was read, and what follows its `>`: if it is of the form that
     /// nearly all are of, a dot-string and a domain in ASCII. `None` says nothing about others.
     pub(crate) fn of_plain_path(octets: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let local = dot_string_end(octets)?;
-        let host = local + 1;
-        let end = host + domain_end(&octets[host..])?;
-        if local > LOCAL_PART_MAX || end > PATH_MAX - 2 {
+        let (local, [b'@', rest @ ..]) = octets.split_at(dot_string_end(octets)?) else {
+            return None;
+        };
+        let (domain, [b'>', rest @ ..]) = rest.split_at(domain_end(rest)?) else {
+            return None;
+        };
+        if local.len() > LOCAL_PART_MAX || local.len() + domain.len() >= PATH_MAX - 2 {
             return None;
         }
-        let (text, rest) = octets.split_at_checked(end)?;
-        let text = core::str::from_utf8(text).ok()?;
-        let mailbox = Self {
-            local: &text[..local],
-            host: HostRef::Domain(&text[host..]),
-        };
-        Some((mailbox, &rest[1..]))
+        let host = HostRef::Domain(domain);
+        Some((Self { local, host }, rest))
     }
 
-    /// The local part as it was written, with quotes if it had them.
+    /// The local part as it was written, with quotes if it had them: UTF-8.
     #[must_use]
-    pub const fn local_part(&self) -> &'a str {
+    pub const fn local_part(&self) -> &'a [u8] {
         self.local
     }
 
-    /// The domain as it was written, unless the host is an address literal.
+    /// The domain as it was written, in UTF-8, unless the host is an address literal.
     #[must_use]
-    pub const fn domain(&self) -> Option<&'a str> {
+    pub const fn domain(&self) -> Option<&'a [u8]> {
         match self.host {
             HostRef::Domain(domain) => Some(domain),
             HostRef::Literal(_) => None,
@@ -71,14 +73,15 @@ impl<'a> MailboxRef<'a> {
     /// Whether it can be sent without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {
-        self.local.is_ascii() && self.domain().is_none_or(str::is_ascii)
+        self.local.is_ascii() && self.domain().is_none_or(<[u8]>::is_ascii)
     }
 
     /// The same mailbox, on its own. It allocates only for a local part or a domain over 23 octets.
     #[must_use]
     pub fn to_mailbox(&self) -> Mailbox {
         Mailbox {
-            local: self.local.into(),
+            // It was read from text, or octet by octet from ASCII.
+            local: core::str::from_utf8(self.local).unwrap_or_default().into(),
             host: self.host.to_host(),
         }
     }
@@ -86,7 +89,7 @@ impl<'a> MailboxRef<'a> {
 
 impl PartialEq for MailboxRef<'_> {
     fn eq(&self, other: &Self) -> bool {
-        unquoted(self.local).eq(unquoted(other.local)) && self.host == other.host
+        self.to_mailbox() == other.to_mailbox()
     }
 }
 
@@ -94,7 +97,7 @@ impl Eq for MailboxRef<'_> {}
 
 impl fmt::Display for MailboxRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.local, self.host)
+        self.to_mailbox().fmt(f)
     }
 }
 
