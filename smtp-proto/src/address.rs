@@ -1,7 +1,7 @@
 //! Mailboxes and the paths that MAIL and RCPT carry.
 //!
 //! Implements RFC 5321 §4.1.2 (`Mailbox`, `Reverse-path`, `Forward-path`), the sizes of §4.5.3.1,
-//! and RFC 6531 §3.3 (UTF-8 in the local part). Source routes are refused (RFC 5321 Appendix C).
+//! and RFC 6531 §3.3 (UTF-8 in the local part). Source routes are refused, as RFC 5321 §3.3 allows.
 
 mod borrowed;
 
@@ -48,7 +48,7 @@ pub enum AddressError {
     LocalPartTooLong,
     /// What follows the `@` is no host.
     Host(HostError),
-    /// `<@a,@b:user@c>`: RFC 5321 Appendix C allows to refuse it.
+    /// `<@a,@b:user@c>`: a server may decline it. RFC 5321 §3.3.
     SourceRoute,
     /// Non-ASCII, and that was not allowed.
     NotAscii,

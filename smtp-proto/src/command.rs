@@ -201,7 +201,7 @@ pub enum CommandError {
     Recipient(AddressError),
     /// A parameter of MAIL or RCPT.
     Param(ParamError),
-    /// UTF-8 in a command of a transaction without SMTPUTF8. RFC 6531 §3.4.
+    /// UTF-8 in a command of a transaction without SMTPUTF8. RFC 6531 §3.4, §3.5.
     Utf8NotDeclared,
 }
 

@@ -263,8 +263,8 @@ impl AddressLiteral {
     }
 }
 
-/// RFC 5321 §4.1.3: "The '::' represents at least 2 16-bit groups of zeros"; the standard library
-/// also takes it for one.
+/// RFC 5321 §4.1.3: `::` "represents at least 2 16-bit groups of zeros"; the standard library also
+/// takes it for one.
 fn parse_ipv6(text: &str) -> Option<Ipv6Addr> {
     let address: Ipv6Addr = text.parse().ok()?;
     if text.contains("::") {

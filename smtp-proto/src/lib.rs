@@ -81,7 +81,82 @@
 //! assert!(replies.ends_with(b"250 2.0.0 Ok: kept\r\n221 2.0.0 Bye\r\n"));
 //! ```
 //!
-//! `examples/send.rs` is the other side: a client.
+//! `examples/receive.rs` is this over a `TcpStream`, as a program.
+//!
+//! # A client
+//!
+//! It does what the last reply calls for. Each reply says what it answers, so nothing is kept beside
+//! the connection; with PIPELINING several commands could go out at once.
+//!
+//! ```
+//! use smtp_proto::client::{Awaiting, Connection, Event, Hello, Progress};
+//! use smtp_proto::{ForwardPath, Host, MailParams, RcptParams, ReversePath, Severity};
+//! use std::error::Error;
+//! use std::io::{Read, Write};
+//!
+//! /// Whether the server took the message.
+//! fn send(mut peer: impl Read + Write, message: &[u8]) -> Result<bool, Box<dyn Error>> {
+//!     let from: ReversePath = "<a@client.example>".parse()?;
+//!     let to: ForwardPath = "<b@example.com>".parse()?;
+//!     let name = Host::parse("client.example")?;
+//!     let mut smtp = Connection::new();
+//!     let (mut wire, mut buffer, mut taken) = (Vec::new(), [0; 4096], false);
+//!     loop {
+//!         peer.write_all(&wire)?;
+//!         wire.clear();
+//!         let length = peer.read(&mut buffer)?;
+//!         if length == 0 {
+//!             return Err("the server is gone".into());
+//!         }
+//!         let mut input = &buffer[..length];
+//!         while let Progress::Event { used, event } = smtp.receive(input)? {
+//!             input = &input[used..];
+//!             let Event::Reply { answers, reply } = event else {
+//!                 return Err("the server closes".into());
+//!             };
+//!             match (reply.code().severity(), answers) {
+//!                 (_, Awaiting::Quit) => return Ok(taken),
+//!                 (Severity::Transient | Severity::Permanent, _) => smtp.quit(&mut wire)?,
+//!                 (_, Awaiting::Greeting) => smtp.hello(Hello::Ehlo, &name, &mut wire)?,
+//!                 (_, Awaiting::Hello(_)) => smtp.mail(&from, &MailParams::default(), &mut wire)?,
+//!                 (_, Awaiting::Mail) => smtp.rcpt(&to, &RcptParams::default(), &mut wire)?,
+//!                 (_, Awaiting::Rcpt { .. }) => smtp.data(&mut wire)?,
+//!                 (_, Awaiting::Data) => {
+//!                     smtp.body(message, &mut wire)?;
+//!                     smtp.body_end(&mut wire)?;
+//!                 }
+//!                 (_, answers) => {
+//!                     taken = matches!(answers, Awaiting::BodyEnd { .. });
+//!                     smtp.quit(&mut wire)?;
+//!                 }
+//!             }
+//!         }
+//!     }
+//! }
+//!
+//! # struct Script<'a>(&'a [&'a [u8]], &'a mut Vec<u8>);
+//! # impl Read for Script<'_> {
+//! #     fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+//! #         let Some((next, rest)) = self.0.split_first() else { return Ok(0) };
+//! #         self.0 = rest;
+//! #         (&mut &next[..]).read(to)
+//! #     }
+//! # }
+//! # impl Write for Script<'_> {
+//! #     fn write(&mut self, from: &[u8]) -> std::io::Result<usize> { self.1.write(from) }
+//! #     fn flush(&mut self) -> std::io::Result<()> { Ok(()) }
+//! # }
+//! let server: [&[u8]; 7] = [
+//!     b"220 mx.example.com ESMTP\r\n", b"250 mx.example.com\r\n", b"250 ok\r\n", b"250 ok\r\n",
+//!     b"354 go on\r\n", b"250 kept\r\n", b"221 bye\r\n",
+//! ];
+//! let mut sent = Vec::new();
+//! assert!(send(Script(&server, &mut sent), b"Subject: hello\r\n\r\n.dots\r\n").unwrap());
+//! assert!(sent.starts_with(b"EHLO client.example\r\nMAIL FROM:<a@client.example>\r\n"));
+//! assert!(sent.ends_with(b"DATA\r\nSubject: hello\r\n\r\n..dots\r\n.\r\nQUIT\r\n"));
+//! ```
+//!
+//! `examples/send.rs` is this over a `TcpStream`.
 //!
 //! # Where to read on
 //!
@@ -90,6 +165,7 @@
 //! - Framing: [`mod@line`] (commands), [`dot`] (bodies), [`limits`].
 //! - Types that exist only if they are valid: [`address`], [`domain`], [`param`], [`command`],
 //!   [`code`], [`extension`]. Each reads itself and writes itself, and reads what it wrote.
+//! - What of each RFC is here, section by section: [`rfc`].
 #![no_std]
 
 extern crate alloc;
@@ -109,6 +185,8 @@ pub mod line;
 mod octets;
 pub mod param;
 pub mod reply;
+#[doc = include_str!("../RFC.md")]
+pub mod rfc {}
 mod scan;
 pub mod server;
 mod time_text;

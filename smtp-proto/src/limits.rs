@@ -8,7 +8,7 @@ use crate::command::upper;
 pub const COMMAND_LINE_MAX: usize = 512;
 /// The longest MAIL or RCPT line, with its CRLF: 512 and what the extensions add to it.
 ///
-/// RFC 3461 §4 adds the most: 500 octets each for ORCPT and ENVID, in xtext.
+/// RFC 3461 §5.4 asks for 1036 with ORCPT and NOTIFY; the other extensions add to MAIL.
 pub const ENVELOPE_LINE_MAX: usize = 2048;
 /// The longest line of an authentication exchange, with its CRLF. RFC 4954 §4.
 pub const AUTH_LINE_MAX: usize = 12_288;

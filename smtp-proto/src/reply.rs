@@ -303,7 +303,7 @@ fn split_line(line: &[u8]) -> Result<(Code, bool, &[u8]), ReplyError> {
     match rest {
         [b'-', text @ ..] => Ok((code, false, text)),
         [b' ', text @ ..] => Ok((code, true, text)),
-        // RFC 5321 §4.2: "the text may be omitted", and servers omit the space with it.
+        // RFC 5321 §4.2: `Reply-code [ SP textstring ] CRLF`.
         [] => Ok((code, true, rest)),
         [_, ..] => Err(ReplyError::BadSeparator),
     }
@@ -345,7 +345,7 @@ fn write_lines<'l>(
 
 /// The enhanced code at the start of a line's text.
 ///
-/// RFC 2034 §4: "the class digit MUST match the first digit of the reply code".
+/// RFC 2034 §4: "All status codes returned by the server must agree with the primary response code".
 fn enhanced_of(code: Code, text: &str) -> Option<EnhancedCode> {
     EnhancedCode::parse(first_word(text)).filter(|it| it.class().fits(code.severity()))
 }

@@ -1,6 +1,6 @@
 //! The one date form that SMTP parameters use: RFC 3339 in UTC or with an offset.
 //!
-//! Implements RFC 3339 §5.6 as RFC 4865 §4 uses it: whole seconds, the years 1970 to 9999.
+//! Implements RFC 3339 §5.6 as RFC 4865 §3 uses it: whole seconds, the years 1970 to 9999.
 
 use core::fmt;
 

@@ -28,7 +28,7 @@ pub struct Capabilities {
     pub rcpt_domain_max: Option<u32>,
     /// The smallest by-time in seconds that the server takes with mode R. RFC 2852 §3.
     pub by_min_secs: Option<u32>,
-    /// The longest hold in seconds. RFC 4865 §4.
+    /// The longest hold in seconds. RFC 4865 §3.
     pub hold_max_secs: Option<u64>,
 }
 

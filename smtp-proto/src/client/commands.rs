@@ -120,7 +120,7 @@ impl Connection {
     pub fn data(&mut self, wire: &mut Vec<u8>) -> Result<(), SendError> {
         self.check_phase(|phase| matches!(phase, Phase::Envelope))?;
         if self.envelope.binary {
-            // RFC 3030 §3: a BINARYMIME body "MUST be transferred with the BDAT command".
+            // RFC 3030 §3: "BINARYMIME cannot be used with the DATA command."
             return Err(SendError::WrongState);
         }
         self.send(Awaiting::Data, format_args!("DATA\r\n"), wire)
@@ -281,7 +281,7 @@ impl Connection {
         let mut ascii = to.is_ascii();
         if *params != RcptParams::default() {
             self.check_offered(Extension::Dsn)?;
-            // RFC 6533 §4: an ORCPT of type utf-8 may be sent as it is only with SMTPUTF8.
+            // RFC 6533 §3: an ORCPT of type utf-8 may be sent as it is only with SMTPUTF8.
             ascii &= alloc::format!("{params}").is_ascii();
         }
         if ascii || self.envelope.smtp_utf8 {

@@ -399,7 +399,7 @@ impl Connection {
                     self.enter(Phase::Spoilt);
                 }
             }
-            // RFC 3030 §2: after a failed BDAT "the client MUST issue RSET" before another MAIL.
+            // RFC 3030 §2, of a failed BDAT: "A RSET command MUST be issued to clear the transaction".
             Awaiting::Chunk if newest && matches!(self.phase, Phase::Chunked) => {
                 self.enter(Phase::Spoilt);
             }

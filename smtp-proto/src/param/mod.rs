@@ -214,7 +214,7 @@ impl MailParams {
             (Keyword::EnvId, Some(v)) => self.envid = Some(EnvId::parse(text(v)?)?),
             (Keyword::Auth, Some(v)) => self.auth = Some(AuthParam::parse(text(v)?)?),
             (Keyword::RequireTls, None) => self.requiretls = true,
-            // RFC 4865 §4: one of the two at most.
+            // RFC 4865 §3: one parameter, "using either the keyword".
             (Keyword::HoldFor, Some(v)) if self.hold.is_none() => {
                 self.hold = Some(Hold::parse_for(v)?);
             }

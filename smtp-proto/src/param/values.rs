@@ -1,7 +1,7 @@
 //! The values of the parameters that are not about reports.
 //!
-//! Implements RFC 6152 and 3030 (BODY), 4954 §5 (AUTH), 4865 §4 (HOLDFOR, HOLDUNTIL), 2852 §4 (BY)
-//! and 6710 §4 (MT-PRIORITY).
+//! Implements RFC 6152 and 3030 (BODY), 4954 §5 (AUTH), 4865 §3 (HOLDFOR, HOLDUNTIL), 2852 §4 (BY)
+//! and 6710 §3 (MT-PRIORITY).
 
 use alloc::string::ToString;
 use core::fmt;
@@ -77,7 +77,7 @@ impl fmt::Display for AuthParam {
     }
 }
 
-/// When to send the message on at the earliest. RFC 4865 §4.
+/// When to send the message on at the earliest. RFC 4865 §3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hold {
     /// `HOLDFOR`: seconds from now, up to nine digits.
@@ -194,7 +194,7 @@ impl fmt::Display for DeliverBy {
     }
 }
 
-/// How urgent the message is, -9 to 9; 0 is normal. RFC 6710 §4.
+/// How urgent the message is, -9 to 9; 0 is normal. RFC 6710 §3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(pub(super) i8);
 

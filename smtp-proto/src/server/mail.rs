@@ -1,7 +1,7 @@
 //! MAIL: the one command that opens a transaction.
 //!
 //! Implements RFC 5321 §4.1.1.2 and §3.3, RFC 1870 §6.1 (the declared size) and
-//! RFC 4865 §4 (the longest hold).
+//! RFC 4865 §3 (the longest hold).
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -54,7 +54,7 @@ impl Connection {
         Some(Event::Mail(Mail { from, params }))
     }
 
-    /// Why a message is not held as long as that. RFC 4865 §4: no longer than was offered.
+    /// Why a message is not held as long as that. RFC 4865 §3: no longer than was offered.
     fn held_too_long(&self, hold: Option<Hold>) -> Option<String> {
         let offered = self.config.future_release;
         match hold? {

@@ -1,6 +1,6 @@
 //! RCPT: a recipient more.
 //!
-//! Implements RFC 5321 §4.1.1.3, §4.5.3.1.10 (too many recipients) and RFC 6531 §3.4.
+//! Implements RFC 5321 §4.1.1.3, §4.5.3.1.10 (too many recipients) and RFC 6531 §3.4 and §3.5.
 
 use alloc::vec::Vec;
 
