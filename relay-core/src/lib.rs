@@ -20,3 +20,4 @@ pub mod sasl;
 pub mod sign;
 pub mod sts;
 pub mod time;
+pub mod verify;

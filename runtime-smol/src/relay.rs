@@ -154,11 +154,12 @@ impl Relay {
         let (mut handover, seat) = self.hub.open_handover(draft);
         let result = Slot::new();
         let filled = Arc::clone(&result);
+        let stop = Arc::clone(&self.stop);
         let task = self.executor.spawn(async move {
             loop {
                 match handover.poll() {
                     Step::Request(request) => {
-                        let answer = session_request(&seat, request).await;
+                        let answer = session_request(&seat, &stop, request).await;
                         handover.answer(seat.hub().clock().now(), answer);
                     }
                     Step::Done(result) => return filled.put(result),

@@ -78,7 +78,7 @@ impl Acceptor {
         self.executor.spawn(async move {
             let clock = seat.hub().clock();
             let interrupt = Some(Session::interrupt as fn(&mut _, _));
-            let mut requests = SessionRequests(seat);
+            let mut requests = SessionRequests(seat, Arc::clone(&stop));
             drive(
                 &mut session,
                 Some(stream),
@@ -190,7 +190,7 @@ impl<S: Send + Sync> CarryOut<http::Connection, S> for AdminRequests {
 }
 
 /// Who carries out a session's requests.
-struct SessionRequests(SessionSeat);
+struct SessionRequests(SessionSeat, Arc<StopSignal>);
 
 impl CarryOut<Session, TcpStream> for SessionRequests {
     async fn carry_out(
@@ -198,18 +198,23 @@ impl CarryOut<Session, TcpStream> for SessionRequests {
         request: inbound::Request,
         _: &mut Option<Async<TcpStream>>,
     ) -> inbound::Answer {
-        session_request(&self.0, request).await
+        session_request(&self.0, &self.1, request).await
     }
 }
 
 pub(crate) async fn session_request(
     seat: &SessionSeat,
+    stop: &StopSignal,
     request: inbound::Request,
 ) -> inbound::Answer {
     match request {
         // The seat says it when it is dropped.
         inbound::Request::Engine(Ask::Bye) => inbound::Answer::Done,
         inbound::Request::Engine(ask) => inbound::Answer::Engine(seat.ask(ask).taken().await),
+        inbound::Request::Resolve(question) => {
+            let query = Query::plain(&question);
+            inbound::Answer::Resolved(resolve(seat.hub(), stop, query).await)
+        }
         other @ (inbound::Request::Spool(..)
         | inbound::Request::Unspool(_)
         | inbound::Request::CheckPassword { .. }) => {

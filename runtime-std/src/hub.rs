@@ -35,7 +35,7 @@ pub use seat::{DeliverySeat, SessionSeat};
 use sink::Sink;
 
 use relay_core::admin::{AdminRequest, AdminResponse, Origin, http};
-use relay_core::dns::Resolver;
+use relay_core::dns::{DnsFailure, Resolver};
 use relay_core::engine::{Answer, Capacity, Engine, Input, Next, Output, Resources, Start};
 use relay_core::id::{AdminId, DeliveryId, SessionId};
 use relay_core::inbound::direct::{Draft, Handover};
@@ -343,6 +343,11 @@ impl Hub {
     pub fn session_request(&self, request: inbound::Request) -> inbound::Answer {
         match request {
             inbound::Request::Engine(_) => inbound::Answer::Done,
+            // A runtime resolves it where it can wait.
+            inbound::Request::Resolve(_) => {
+                let failure = DnsFailure::Temporary("it was not asked".to_owned());
+                inbound::Answer::Resolved(Err(failure))
+            }
             inbound::Request::Spool(id, bytes) => {
                 inbound::Answer::Spooled(self.store.spool_append(id, &bytes))
             }

@@ -139,7 +139,7 @@ impl Relay {
         loop {
             match handover.poll() {
                 Step::Request(request) => {
-                    let answer = session_request(&seat, request);
+                    let answer = session_request(&seat, &self.stop, request);
                     handover.answer(self.hub.clock().now(), answer);
                 }
                 Step::Done(result) => return result,
@@ -292,15 +292,23 @@ fn run_session(mut session: Session, seat: &SessionSeat, stop: &StopSignal, stre
         seat.hub().clock(),
         stop,
         Some(Session::interrupt),
-        |request, _| session_request(seat, request),
+        |request, _| session_request(seat, stop, request),
     );
 }
 
-fn session_request(seat: &SessionSeat, request: inbound::Request) -> inbound::Answer {
+fn session_request(
+    seat: &SessionSeat,
+    stop: &StopSignal,
+    request: inbound::Request,
+) -> inbound::Answer {
     match request {
         // The seat says it when it is dropped.
         inbound::Request::Engine(Ask::Bye) => inbound::Answer::Done,
         inbound::Request::Engine(ask) => inbound::Answer::Engine(seat.ask(ask).wait()),
+        inbound::Request::Resolve(question) => {
+            let query = Query::plain(&question);
+            inbound::Answer::Resolved(resolve(seat.hub(), stop, query))
+        }
         other @ (inbound::Request::Spool(..)
         | inbound::Request::Unspool(_)
         | inbound::Request::CheckPassword { .. }) => seat.hub().session_request(other),

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use smtp_proto::Domain;
 
-use super::credential::contains;
+use super::credential::{a_labels, contains};
 use super::{
-    Config, Credential, DeliveryConfig, DnsConfig, IpFamilies, Limits, Listener, ListenerTls,
-    Preflight, Rate, Route, TlsLevel,
+    Config, Credential, DeliveryConfig, DnsConfig, DomainPattern, IpFamilies, Limits, Listener,
+    ListenerTls, Preflight, Rate, Role, Route, SigningDomain, TlsLevel,
 };
 use crate::sasl::{Decoy, ITERATIONS_DEFAULT, Verifier};
 
@@ -99,6 +99,26 @@ impl Config {
             .find(|route| route.domain.matches(domain))
     }
 
+    /// The domain whose keys seal mail that goes on by a route: the nearest with keys that is this host
+    /// or above it, else the route's.
+    #[must_use]
+    pub fn sealing_domain(&self, route: &DomainPattern) -> Option<&Arc<SigningDomain>> {
+        let nearest = |name: &Domain| {
+            let name = a_labels(name);
+            let above = |domain: &&Arc<SigningDomain>| {
+                let rest = name.strip_suffix(&a_labels(&domain.name));
+                let fits = rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+                fits && !domain.keys.is_empty()
+            };
+            let found = self.domains.iter().filter(above);
+            found.max_by_key(|domain| domain.name.as_str().len())
+        };
+        nearest(&self.hostname).or_else(|| match route {
+            DomainPattern::Exact(name) | DomainPattern::Subdomains(name) => nearest(name),
+            DomainPattern::Any => None,
+        })
+    }
+
     /// What stands in for a user whom nobody knows. `key` is used if the configuration has none of its
     /// own; it should be random, and the same for as long as the process lives.
     #[must_use]
@@ -131,6 +151,7 @@ impl Listener {
     pub fn new(address: SocketAddr, tls: ListenerTls) -> Self {
         Self {
             address,
+            role: Role::Submission,
             tls,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),

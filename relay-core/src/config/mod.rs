@@ -106,6 +106,8 @@ impl std::fmt::Debug for Config {
 pub struct Listener {
     /// Where.
     pub address: SocketAddr,
+    /// Whom it is for.
+    pub role: Role,
     /// When TLS starts.
     pub tls: ListenerTls,
     /// The client's address comes in a PROXY header.
@@ -116,6 +118,24 @@ pub struct Listener {
     pub trusted_networks: Vec<IpNet>,
     /// The credential that they act as.
     pub trusted_as: Option<String>,
+}
+
+/// Whom a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Our users, who send to anybody.
+    Submission,
+    /// Anybody, who sends to the domains that a `[[route]]` names.
+    Inbound(DmarcAction),
+}
+
+/// What becomes of mail from others that fails DMARC where its domain asks to refuse it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DmarcAction {
+    /// It is said in Authentication-Results.
+    Tag,
+    /// It is refused.
+    Reject,
 }
 
 /// When TLS starts on a listener.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smtp_proto::Domain;
 
 use super::read::{Place, Reader, Section};
-use super::{Config, ConfigError, sections, sender_sections, value};
+use super::{Config, ConfigError, DomainPattern, sections, sender_sections, value};
 
 /// What the system says where the configuration is silent.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,8 @@ pub struct Draft {
     pub(super) warnings: Vec<String>,
     /// Names that must be credentials, and where they stand.
     pub(super) references: Vec<(String, Place)>,
+    /// Routes that need a domain whose keys seal, and where that is said.
+    pub(super) forwards: Vec<(DomainPattern, Place)>,
     /// The credentials that were read, and where they stand.
     pub(super) credentials: Vec<Place>,
     data_dir_place: Place,
@@ -119,6 +121,7 @@ impl Draft {
             errors: Vec::new(),
             warnings: Vec::new(),
             references: Vec::new(),
+            forwards: Vec::new(),
             credentials: Vec::new(),
             data_dir_place: Place {
                 file: "--data-dir".to_owned(),
@@ -188,6 +191,16 @@ impl Draft {
                 let allowed = format!("the name of a [[credential]]: {}", known.join(", "));
                 self.errors
                     .push(place.error(format!("there is no credential {name:?}"), &allowed));
+            }
+        }
+        for (domain, place) in &self.forwards {
+            if self.config.sealing_domain(domain).is_none() {
+                let hostname = &self.config.hostname;
+                let problem = format!(
+                    "needs keys to seal with: no [[domain]] that is {hostname}, or above it, has any"
+                );
+                let allowed = "a [[domain]] with [[domain.dkim]], for the host or for the route";
+                self.errors.push(place.error(problem, allowed));
             }
         }
         for (credential, place) in self.config.credentials.iter().zip(&self.credentials) {

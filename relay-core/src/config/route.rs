@@ -18,6 +18,8 @@ pub struct Route {
     pub hosts: Vec<HostPort>,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// Mail from others that goes there is sealed (ARC), since the hosts judge it by what we saw.
+    pub forward: bool,
     /// TLS there; none for that of `[delivery]`.
     pub tls: Option<TlsLevel>,
     /// How TLS begins there; none for what the port of each host stands for.
@@ -38,6 +40,7 @@ impl Route {
             domain,
             hosts,
             protocol: Protocol::Smtp,
+            forward: false,
             tls: None,
             tls_mode: None,
             username: None,

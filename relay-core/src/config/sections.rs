@@ -8,8 +8,8 @@ use super::defaults::default_listeners;
 use super::parse::{Draft, FileUse, FileWanted};
 use super::read::Section;
 use super::{
-    Credential, DomainPattern, HostPort, Listener, ListenerTls, Route, TlsFiles, TlsLevel, TlsMode,
-    value,
+    Credential, DomainPattern, HostPort, Listener, ListenerTls, Role, Route, TlsFiles, TlsLevel,
+    TlsMode, value,
 };
 
 pub(super) type Table<'r, 't> = Section<'r, 't>;
@@ -41,6 +41,7 @@ fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
     let tls = section
         .value("tls", &value::LISTENER_TLS)
         .unwrap_or(ListenerTls::StartTls);
+    let role = role(section);
     let proxy_protocol = section.flag("proxy_protocol").unwrap_or(false);
     let trusted_proxies = if proxy_protocol {
         let problem = "names nobody, and proxy_protocol without it lets anyone pretend any address";
@@ -65,6 +66,10 @@ fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
         );
     }
     let trusted_networks = trusted_networks.unwrap_or_default();
+    if role != Role::Submission && !trusted_networks.is_empty() {
+        let problem = "has no meaning where role is \"inbound\": nobody sends in our name there";
+        section.error("trusted_networks", problem, "a listener of its own");
+    }
     match &trusted_as {
         None if !trusted_networks.is_empty() => {
             section.missing(
@@ -79,12 +84,28 @@ fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
     }
     Some(Listener {
         address: address?,
+        role,
         tls,
         proxy_protocol,
         trusted_proxies,
         trusted_networks,
         trusted_as,
     })
+}
+
+/// `role`, and `dmarc` where that has a meaning.
+fn role(section: &Table<'_, '_>) -> Role {
+    let role = section.value("role", &value::ROLE);
+    let dmarc = section.value("dmarc", &value::DMARC);
+    match (role.unwrap_or(Role::Submission), dmarc) {
+        (Role::Submission, Some(_)) => {
+            let problem = "has no meaning for submission: users are known by their credentials";
+            section.error("dmarc", problem, "role = \"inbound\" beside it");
+            Role::Submission
+        }
+        (Role::Submission, None) => Role::Submission,
+        (Role::Inbound(default), dmarc) => Role::Inbound(dmarc.unwrap_or(default)),
+    }
 }
 
 pub(super) fn tls(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
@@ -255,6 +276,12 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
     let domain = section.required("domain", &value::DOMAIN_PATTERN);
     let hosts = section.filled_list("hosts", &value::HOST, "names nobody to deliver to");
     let protocol = section.value("protocol", &value::PROTOCOL);
+    let forward = section.flag("forward").unwrap_or(false);
+    if let (true, Some(domain)) = (forward, &domain) {
+        draft
+            .forwards
+            .push((domain.clone(), section.place("forward")));
+    }
     let tls = section.value("tls", &value::TLS_LEVEL);
     let tls_mode = section.value("tls_mode", &value::TLS_MODE);
     if (tls, tls_mode) == (Some(TlsLevel::None), Some(TlsMode::Implicit)) {
@@ -274,6 +301,7 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
         domain: domain?,
         hosts,
         protocol: protocol.unwrap_or_default(),
+        forward,
         tls,
         tls_mode,
         username,

@@ -886,3 +886,68 @@ proptest! {
         let _ = parse(&broken);
     }
 }
+
+#[test]
+fn a_listener_may_be_for_strangers() {
+    let parsed = parse(
+        r#"
+        [[listener]]
+        address = "[::]:25"
+        role = "inbound"
+        dmarc = "reject"
+        [[listener]]
+        address = "[::]:26"
+        role = "inbound"
+        [[listener]]
+        address = "[::]:587"
+        "#,
+    )
+    .unwrap();
+    let roles: Vec<Role> = parsed.config.listeners.iter().map(|l| l.role).collect();
+    assert_eq!(
+        roles,
+        [
+            Role::Inbound(DmarcAction::Reject),
+            Role::Inbound(DmarcAction::Tag),
+            Role::Submission
+        ]
+    );
+    for (text, problem) in [
+        ("role = \"smtp\"", "\"submission\", \"inbound\""),
+        ("dmarc = \"reject\"", "has no meaning for submission"),
+        (
+            "role = \"inbound\"\ndmarc = \"maybe\"",
+            "\"tag\", \"reject\"",
+        ),
+        (
+            "role = \"inbound\"\ntrusted_networks = [\"192.0.2.1\"]\ntrusted_as = \"app\"\n\
+             [[credential]]\nname = \"app\"\nsenders = [\"*\"]",
+            "has no meaning where role is \"inbound\"",
+        ),
+    ] {
+        let errors = errors(&format!("[[listener]]\naddress = \"[::]:25\"\n{text}\n"));
+        assert!(
+            errors.iter().any(|e| e.contains(problem)),
+            "{text}: {errors:?}"
+        );
+    }
+}
+
+#[test]
+fn a_route_that_forwards_needs_keys() {
+    let route =
+        "[[route]]\ndomain = \"list.example\"\nhosts = [\"a.example:25\"]\nforward = true\n";
+    let key = "[[domain.dkim]]\nselector = \"r1\"\nkey_file = \"k.pem\"\n";
+    let wrong = errors(route);
+    assert!(wrong[0].contains("needs keys to seal with"), "{wrong:?}");
+    for (name, keys, fits) in [
+        ("example", key, true),
+        ("host.example", key, true),
+        ("list.example", key, true),
+        ("other.example", key, false),
+        ("list.example", "", false),
+    ] {
+        let text = format!("{route}[[domain]]\nname = \"{name}\"\n{keys}");
+        assert_eq!(parse(&text).is_ok(), fits, "{name} {keys}");
+    }
+}

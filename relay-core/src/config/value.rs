@@ -10,8 +10,8 @@ use smtp_proto::{Domain, Mailbox};
 
 use super::credential::a_labels;
 use super::{
-    DomainPattern, HostPort, IpFamilies, KeyState, ListenerTls, PreflightMode, Protocol, Rate,
-    ReturnPathState, SenderPattern, TlsLevel, TlsMode,
+    DmarcAction, DomainPattern, HostPort, IpFamilies, KeyState, ListenerTls, PreflightMode,
+    Protocol, Rate, ReturnPathState, Role, SenderPattern, TlsLevel, TlsMode,
 };
 use crate::sasl::Verifier;
 
@@ -141,6 +141,14 @@ pub(super) const DNS_SERVER: Kind<SocketAddr> = Kind {
 pub(super) const LISTENER_TLS: Kind<ListenerTls> = Kind {
     allowed: "\"starttls\", \"implicit\", \"none\"",
     parse: listener_tls,
+};
+pub(super) const ROLE: Kind<Role> = Kind {
+    allowed: "\"submission\", \"inbound\"",
+    parse: role,
+};
+pub(super) const DMARC: Kind<DmarcAction> = Kind {
+    allowed: "\"tag\", \"reject\"",
+    parse: dmarc,
 };
 pub(super) const TLS_LEVEL: Kind<TlsLevel> = Kind {
     allowed: "\"none\", \"opportunistic\", \"require\", \"verify\"",
@@ -284,6 +292,22 @@ fn listener_tls(text: &str) -> Result<ListenerTls, String> {
         "starttls" => Ok(ListenerTls::StartTls),
         "implicit" => Ok(ListenerTls::Implicit),
         "none" => Ok(ListenerTls::None),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    match text {
+        "submission" => Ok(Role::Submission),
+        "inbound" => Ok(Role::Inbound(DmarcAction::Tag)),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn dmarc(text: &str) -> Result<DmarcAction, String> {
+    match text {
+        "tag" => Ok(DmarcAction::Tag),
+        "reject" => Ok(DmarcAction::Reject),
         _ => Err(unreadable(text)),
     }
 }

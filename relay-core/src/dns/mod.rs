@@ -54,6 +54,7 @@
 mod cache;
 mod lookup;
 mod name;
+mod plain;
 mod query;
 mod records;
 mod step;
@@ -66,6 +67,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 pub use lookup::{LOOKUP_MAX, Lookup};
+pub use plain::{Question, Records};
 pub use query::Query;
 pub use step::{Event, Step, Transport};
 pub use tlsa::{Alias, AliasAnswer, Tlsa, TlsaAnswer, TlsaSet};

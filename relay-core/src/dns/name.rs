@@ -38,6 +38,31 @@ pub(super) fn to_query_name(text: &str) -> Result<String, &'static str> {
     Ok(name)
 }
 
+/// The form that is asked for of a name that need not be a host's: any printable octets will do.
+///
+/// # Errors
+/// Why it cannot be asked for, in words.
+pub(super) fn to_any_name(text: &str) -> Result<String, &'static str> {
+    if !text.is_ascii() {
+        return to_query_name(text);
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if name.len() > NAME_MAX {
+        return Err("it is longer than 253 octets");
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        return Err("it is an address");
+    }
+    let fits = |label: &str| (1..=LABEL_MAX).contains(&label.len());
+    if !name.split('.').all(fits) {
+        return Err("a label is empty, or longer than 63 octets");
+    }
+    if !name.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err("it holds an octet that is not printed");
+    }
+    Ok(name)
+}
+
 /// Whether a name has the form of a host's: letters, digits, hyphens inside labels, and the
 /// underscore that some hosts have in spite of RFC 952; and is not an IPv4 address.
 pub(super) fn check(name: &str) -> Result<(), &'static str> {

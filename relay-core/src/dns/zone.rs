@@ -113,6 +113,13 @@ impl Zone {
         self
     }
 
+    /// Adds a PTR record at a name that is written out.
+    #[must_use]
+    pub fn named(self, name: &str, target: &str) -> Self {
+        let target = to_wire(target);
+        self.record(name, RData::PTR(PTR(target)))
+    }
+
     /// Makes a name exist without any record.
     #[must_use]
     pub fn empty(mut self, name: &str) -> Self {

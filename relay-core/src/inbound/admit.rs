@@ -18,7 +18,7 @@ use super::Request;
 use super::envelope::Client;
 use super::proxy::{self, Parsed};
 use super::session::{Session, State};
-use crate::config::{Config, Listener, ListenerTls};
+use crate::config::{Config, Listener, ListenerTls, Role};
 use crate::engine::{Ask, Refusal};
 
 impl Session {
@@ -37,7 +37,7 @@ impl Session {
         listener.proxy_protocol && listener.trusted_proxies.iter().any(|net| net.contains(&ip))
     }
 
-    fn listener(&self) -> Option<&Listener> {
+    pub(super) fn listener(&self) -> Option<&Listener> {
         self.setup.config.listeners.get(self.setup.listener)
     }
 
@@ -103,6 +103,10 @@ impl Session {
 
     /// Whom the client is by where it comes from.
     pub(super) fn client_by_network(&self) -> Client {
+        let role = self.listener().map(|listener| listener.role);
+        if let Some(Role::Inbound(_)) = role {
+            return Client::Stranger;
+        }
         let ip = self.client_ip();
         let name = self
             .listener()
@@ -169,10 +173,14 @@ impl Session {
     fn protocol(&self, banner: &mut Vec<u8>) -> server::Connection {
         let config = &self.setup.config;
         let mut offer = server::Config::new(config.hostname.clone());
-        offer = offer
-            .with(Extension::FutureRelease)
-            .with(Extension::DeliverBy)
-            .with(Extension::MtPriority);
+        let inbound = matches!(self.client, Client::Stranger);
+        if !inbound {
+            // What a stranger could only misuse: to be kept for later, or to come before others.
+            offer = offer
+                .with(Extension::FutureRelease)
+                .with(Extension::DeliverBy)
+                .with(Extension::MtPriority);
+        }
         let until_max = self.now.unix.as_secs() + u64::from(offer.future_release.secs_max);
         offer.future_release.until_max = until_max;
         offer.limits.message_size = config.limits.message_size;
@@ -180,8 +188,11 @@ impl Session {
         match self.listener_tls() {
             ListenerTls::StartTls => offer = offer.with(Extension::StartTls),
             ListenerTls::Implicit => {}
-            // Only a listener on loopback may have no TLS.
+            // Only a listener on loopback may have no TLS, or one where nobody logs in.
             ListenerTls::None => offer.auth_without_tls = true,
+        }
+        if inbound {
+            return server::Connection::new(&Arc::new(offer), banner);
         }
         let mechanisms = match (config.external_credentials, self.channel.tls_exporter()) {
             // The embedder checks passwords; it has no keys to answer SCRAM with.

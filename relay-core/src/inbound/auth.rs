@@ -185,9 +185,14 @@ impl Session {
                 let winner = self.if_allowed_here(credential);
                 self.auth_ends(name, winner, None);
             }
-            (_, Answer::Engine(_) | Answer::Spooled(_) | Answer::Checked(_) | Answer::Done) => {
-                self.confused();
-            }
+            (
+                _,
+                Answer::Engine(_)
+                | Answer::Spooled(_)
+                | Answer::Checked(_)
+                | Answer::Resolved(_)
+                | Answer::Done,
+            ) => self.confused(),
         }
     }
 

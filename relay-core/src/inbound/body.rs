@@ -17,12 +17,13 @@ mod received;
 use std::ops::Range;
 
 use memchr::{memchr, memchr2_iter, memmem};
-use smtp_proto::Mailbox;
 use smtp_proto::server::Rejection;
+use smtp_proto::{Domain, Mailbox};
 
 use crate::config::Credential;
 use crate::engine::Refusal;
 use crate::queue::message::BodyKind;
+use crate::verify::results;
 
 pub use received::Received;
 
@@ -40,6 +41,17 @@ pub const CONTROL_PREFIX: &str = "X-Relay-";
 pub struct HeaderFilter {
     state: State,
     scan: Scan,
+    rules: Rules,
+}
+
+/// What is taken out of a header block.
+#[derive(Debug)]
+enum Rules {
+    /// Of a submission: Bcc and our control fields. RFC 5322 §3.6.3.
+    Submission,
+    /// Of mail from others, which is to reach its reader as it is: our control fields, and results that
+    /// claim to be those of this host. RFC 8601 §5.
+    Inbound(String),
 }
 
 #[derive(Debug)]
@@ -59,15 +71,26 @@ impl Default for HeaderFilter {
 }
 
 impl HeaderFilter {
-    /// Before the first octet.
+    /// Before the first octet of a submission.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(Rules::Submission)
+    }
+
+    /// Before the first octet of a message that comes from others to this host.
+    #[must_use]
+    pub fn inbound(hostname: &Domain) -> Self {
+        Self::with(Rules::Inbound(hostname.to_string()))
+    }
+
+    fn with(rules: Rules) -> Self {
         Self {
             state: State::Header {
                 held: Vec::new(),
                 searched: 0,
             },
             scan: Scan::default(),
+            rules,
         }
     }
 
@@ -91,7 +114,8 @@ impl HeaderFilter {
         match end {
             Some(end) => {
                 held.truncate(end);
-                self.state = State::Body(Headers::read(held));
+                let held = std::mem::take(held);
+                self.state = State::Body(Headers::read(held, &self.rules));
                 &piece[end - before..]
             }
             None if held.len() > HEADER_MAX => {
@@ -112,7 +136,8 @@ impl HeaderFilter {
                 held.extend_from_slice(b"\r\n");
                 self.scan.push(b"\r\n");
             }
-            self.state = State::Body(Headers::read(held));
+            let held = std::mem::take(held);
+            self.state = State::Body(Headers::read(held, &self.rules));
         }
     }
 
@@ -233,6 +258,8 @@ enum Fault {
 #[derive(Debug)]
 pub struct Headers {
     kept: Vec<u8>,
+    /// The block as it came, where that matters: signatures of others are of that.
+    original: Vec<u8>,
     fault: Option<Fault>,
     received: usize,
     date: bool,
@@ -247,6 +274,12 @@ impl Headers {
     #[must_use]
     pub fn kept(&self) -> &[u8] {
         &self.kept
+    }
+
+    /// The header block as it came, from others; empty for a submission.
+    #[must_use]
+    pub fn original(&self) -> &[u8] {
+        &self.original
     }
 
     /// The From field.
@@ -389,6 +422,7 @@ impl Headers {
     fn empty() -> Self {
         Self {
             kept: Vec::new(),
+            original: Vec::new(),
             fault: None,
             received: 0,
             date: false,
@@ -400,26 +434,26 @@ impl Headers {
     }
 
     /// Reads a block of lines that end in CRLF, an empty one last or none.
-    fn read(block: &[u8]) -> Self {
+    fn read(block: Vec<u8>, rules: &Rules) -> Self {
         let mut headers = Self::empty();
         headers.kept.reserve_exact(block.len());
         let mut line = 1;
-        let mut at = 0;
-        while at < block.len() {
-            let field = &block[at..at + field_len(&block[at..])];
+        for field in raw_fields(&block) {
             if field == b"\r\n" {
                 headers.kept.extend_from_slice(field);
-            } else if let Err(fault) = headers.take(field, line) {
+            } else if let Err(fault) = headers.take(field, line, rules) {
                 headers.fault = Some(fault);
                 return headers;
             }
-            at += field.len();
             line += memmem::find_iter(field, b"\r\n").count();
+        }
+        if let Rules::Inbound(_) = rules {
+            headers.original = block;
         }
         headers
     }
 
-    fn take(&mut self, field: &[u8], line: usize) -> Result<(), Fault> {
+    fn take(&mut self, field: &[u8], line: usize, rules: &Rules) -> Result<(), Fault> {
         let line_of = |at: usize| line + memmem::find_iter(&field[..at], b"\r\n").count();
         if let Some(at) = memchr(0, field) {
             return Err(Fault::Nul(line_of(at)));
@@ -435,9 +469,9 @@ impl Headers {
         };
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is("From") {
-            self.from.add(&field[value], obsolete);
+            self.from.add(&field[value.clone()], obsolete);
         } else if is("Sender") {
-            self.sender.add(&field[value], obsolete);
+            self.sender.add(&field[value.clone()], obsolete);
         } else if is("Date") {
             self.date = true;
         } else if is("Message-ID") {
@@ -445,8 +479,15 @@ impl Headers {
         } else if is("Received") {
             self.received += 1;
         } else if is("TLS-Required") {
-            self.tls_not_required |= field[value].trim_ascii().eq_ignore_ascii_case(b"No");
-        } else if is("Bcc") || is("Resent-Bcc") || is_control(name) {
+            self.tls_not_required |= field[value.clone()]
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"No");
+        }
+        let out = match rules {
+            Rules::Submission => is("Bcc") || is("Resent-Bcc"),
+            Rules::Inbound(us) => is(results::NAME) && results::claims_to_be(&field[value], us),
+        };
+        if out || is_control(name) {
             return Ok(());
         }
         self.kept.extend_from_slice(field);
@@ -483,9 +524,8 @@ pub(super) fn field_len(block: &[u8]) -> usize {
     }
 }
 
-/// The fields of a block that was found in order: each one's name, without white space behind it, and its
-/// value, from behind the colon to its CRLF.
-pub(crate) fn fields(block: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+/// The fields of a block, each with its continuation lines and CRLF; the empty line at its end is the last.
+pub(crate) fn raw_fields(block: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let field = block.get(at..).filter(|rest| !rest.is_empty())?;
@@ -493,7 +533,12 @@ pub(crate) fn fields(block: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         at += field.len();
         Some(field)
     })
-    .filter_map(|field| {
+}
+
+/// The fields of a block that was found in order: each one's name, without white space behind it, and its
+/// value, from behind the colon to its CRLF.
+pub(crate) fn fields(block: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    raw_fields(block).filter_map(|field| {
         let (name, value) = split(field)?;
         Some((name.trim_ascii_end(), &field[value]))
     })

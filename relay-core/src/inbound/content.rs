@@ -8,6 +8,7 @@
 //!
 //! RFC 6409 §6 and §8 (what a submission server checks and adds), RFC 3030 §3 (BINARYMIME).
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,8 +22,9 @@ use crate::engine::{Refusal, Submission};
 use crate::id::MessageId;
 use crate::queue::handling::{Handling, TlsWish};
 use crate::queue::message::{BODY_MEMORY_MAX, Body, BodyKind, Envelope, Origin, Recipient};
-use crate::sign::{self, Signing, Unsigned};
-use crate::time::UnixTime;
+use crate::sign::{self, Sealing, Signing, Unsigned};
+use crate::time::{Now, UnixTime};
+use crate::verify::{self, Reading, Verifier};
 
 /// The size of the pieces that go to the spool, in octets.
 const SPOOL_PIECE: usize = 64 * 1024;
@@ -41,10 +43,36 @@ pub(super) struct Transaction {
     /// What `params` ask for, from the time of MAIL on.
     pub(super) handling: Handling,
     /// Who sends it. A later reload of the configuration changes nothing for this message.
-    pub(super) credential: Arc<Credential>,
+    pub(super) sender: Sender,
     pub(super) recipients: Vec<Recipient>,
     /// The spool holds a part of it, to be deleted if it comes to nothing.
     pub(super) spooled: bool,
+}
+
+/// Who hands a message in.
+#[derive(Debug)]
+pub(super) enum Sender {
+    /// One of our users.
+    User(Arc<Credential>),
+    /// Anybody, at an inbound listener.
+    Stranger,
+}
+
+impl Sender {
+    /// The name of the credential; empty for a stranger.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::User(credential) => &credential.name,
+            Self::Stranger => "",
+        }
+    }
+
+    fn allows(&self, mailbox: &smtp_proto::Mailbox) -> bool {
+        match self {
+            Self::User(credential) => credential.allows(mailbox),
+            Self::Stranger => false,
+        }
+    }
 }
 
 impl Transaction {
@@ -52,13 +80,13 @@ impl Transaction {
         id: MessageId,
         from: ReversePath,
         params: MailParams,
-        credential: Arc<Credential>,
+        sender: Sender,
         now: UnixTime,
     ) -> Self {
         let mut handling = Handling::new(&params, now);
         // RFC 4954 §5: a client that is not trusted to speak for others is not believed about them.
         if let Some(AuthParam::Mailbox(submitter)) = &handling.submitter
-            && !credential.allows(submitter)
+            && !sender.allows(submitter)
         {
             handling.submitter = Some(AuthParam::Unknown);
         }
@@ -68,7 +96,7 @@ impl Transaction {
             from,
             params,
             handling,
-            credential,
+            sender,
             recipients: Vec::new(),
             spooled: false,
         }
@@ -102,18 +130,22 @@ pub(super) struct Content {
     /// Its signatures, as far as they are; from when the header is complete.
     signing: Result<Signing, Unsigned>,
     lines: Lines,
+    /// What is verified of a stranger's; from when the header is complete.
+    reading: Option<Reading>,
+    /// The ARC set of a message that goes on to others, as far as it is.
+    sealing: Option<Sealing>,
 }
 
 impl Content {
     /// Before the first octet. No more of it than `room` is held in memory; a message that says that it
     /// will be larger goes to the spool early, so that many of them at once need little memory.
-    pub(super) fn new(declared_size: Option<u64>, room: usize) -> Self {
+    pub(super) fn new(declared_size: Option<u64>, room: usize, filter: HeaderFilter) -> Self {
         let room = room.min(BODY_MEMORY_MAX);
         let piece = SPOOL_PIECE.min(room).max(1);
         let large = declared_size.is_some_and(|size| size > room as u64);
         let declared = declared_size.and_then(|size| usize::try_from(size).ok());
         Self {
-            filter: HeaderFilter::new(),
+            filter,
             buffer: Vec::new(),
             spooled: 0,
             spool_at: if large { piece } else { room + 1 },
@@ -123,6 +155,8 @@ impl Content {
             header_size: None,
             signing: Err(Unsigned::NotConfigured),
             lines: Lines::default(),
+            reading: None,
+            sealing: None,
         }
     }
 
@@ -130,7 +164,7 @@ impl Content {
     pub(super) fn push(
         &mut self,
         piece: &[u8],
-        credential: &Credential,
+        transaction: &Transaction,
         received: &Received<'_>,
         config: &Config,
     ) -> Result<(), Refusal> {
@@ -138,12 +172,18 @@ impl Content {
             self.lines.push(piece);
         }
         let body = self.filter.push(piece);
-        self.take_headers(credential, received, config)?;
+        self.take_headers(transaction, received, config)?;
         if self.filter.held() > self.header_room {
             return Err(no_room());
         }
         if let Ok(signing) = &mut self.signing {
             signing.push(body);
+        }
+        if let Some(reading) = &mut self.reading {
+            reading.push(body);
+        }
+        if let Some(sealing) = &mut self.sealing {
+            sealing.push(body);
         }
         self.buffer.extend_from_slice(body);
         Ok(())
@@ -169,7 +209,7 @@ impl Content {
         config: &Config,
     ) -> Result<(Option<Bytes>, Box<Submission>), Refusal> {
         self.filter.finish();
-        self.take_headers(&transaction.credential, received, config)?;
+        self.take_headers(transaction, received, config)?;
         let kind = self.filter.kind();
         let binary = transaction.params.body == Some(BodyType::BinaryMime);
         if kind == BodyKind::Binary && !binary {
@@ -191,7 +231,11 @@ impl Content {
         {
             handling.tls = TlsWish::NotRequired;
         }
-        handling.return_path = headers.and_then(|headers| config.return_path_of(headers.from()));
+        // Bounces of what a stranger writes in our name are not ours to ask for.
+        handling.return_path = match &transaction.sender {
+            Sender::User(_) => headers.and_then(|headers| config.return_path_of(headers.from())),
+            Sender::Stranger => None,
+        };
         let preflight = self.preflight(
             transaction,
             handling.return_path.as_ref(),
@@ -241,7 +285,8 @@ impl Content {
         let Some(headers) = self.filter.headers() else {
             return Ok(Vec::new());
         };
-        if config.preflight.mode == PreflightMode::Off {
+        let theirs = matches!(transaction.sender, Sender::Stranger);
+        if theirs || config.preflight.mode == PreflightMode::Off {
             return Ok(Vec::new());
         }
         let flight = Flight {
@@ -260,33 +305,64 @@ impl Content {
         }
     }
 
+    /// What is left to do about a stranger's message that is complete: to ask the DNS, and to seal.
+    pub(super) fn verification(&mut self, now: Now) -> Option<(Verifier, Option<Sealing>)> {
+        let verifier = self.reading.take()?.finish(now);
+        Some((verifier, self.sealing.take()))
+    }
+
     /// Once they are complete: checks the header fields and writes ours and them.
     fn take_headers(
         &mut self,
-        credential: &Credential,
+        transaction: &Transaction,
         received: &Received<'_>,
         config: &Config,
     ) -> Result<(), Refusal> {
         let (Some(headers), None) = (self.filter.headers(), self.header_size) else {
             return Ok(());
         };
-        if let Some(refusal) = headers
-            .refusal()
-            .or_else(|| headers.refusal_for(credential))
-        {
+        let not_theirs = match &transaction.sender {
+            Sender::User(credential) => headers.refusal_for(credential),
+            Sender::Stranger => None,
+        };
+        if let Some(refusal) = headers.refusal().or(not_theirs) {
             return Err(refusal);
         }
-        let ours = headers.prepend(received);
+        // RFC 6409 §8 has us add what is missing for our users; others' mail stays as they signed it.
+        let ours = match &transaction.sender {
+            Sender::User(_) => headers.prepend(received),
+            Sender::Stranger => received.field(),
+        };
         self.buffer
             .reserve(ours.len() + self.expected.max(headers.kept().len()));
         self.buffer.extend_from_slice(ours.as_bytes());
         self.buffer.extend_from_slice(headers.kept());
-        self.signing = Signing::begin(&config.domains, headers.from(), &self.buffer);
+        match &transaction.sender {
+            Sender::User(_) => {
+                self.signing = Signing::begin(&config.domains, headers.from(), &self.buffer);
+            }
+            // Our domains vouch for no stranger, whatever its From says.
+            Sender::Stranger => {
+                let client = verify::Client {
+                    ip: received.peer.unwrap_or(UNKNOWN),
+                    helo: received.helo.to_owned(),
+                    from: transaction.from.clone(),
+                    hostname: config.hostname.clone(),
+                };
+                let original = headers.original().to_vec();
+                self.reading = Some(Reading::begin(client, original, headers.from()));
+                self.sealing = sign::sealer(config, &transaction.recipients)
+                    .and_then(|domain| Sealing::begin(domain, headers.kept()));
+            }
+        }
         // The filter takes 256 KiB of header at most.
         self.header_size = Some(u32::try_from(self.buffer.len()).unwrap_or(u32::MAX));
         Ok(())
     }
 }
+
+/// The address of a client that has none: nobody's.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// 452 4.3.1: the header fields need more memory than there is.
 fn no_room() -> Refusal {

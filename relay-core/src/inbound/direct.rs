@@ -20,8 +20,8 @@ use bytes::Bytes;
 use smtp_proto::server::Rejection;
 use smtp_proto::{BodyType, MailParams, Mailbox, ReversePath};
 
-use super::body::Received;
-use super::content::{Content, Transaction};
+use super::body::{HeaderFilter, Received};
+use super::content::{Content, Sender, Transaction};
 use super::envelope::{check_recipient, check_sender, refuse};
 use super::transfer::store_failed;
 use super::{Answer, Request};
@@ -158,7 +158,11 @@ impl Handover {
             (State::Over(result), _) => State::Over(result),
             (
                 State::Admission(_) | State::Spooling(..) | State::Submitting(..),
-                Answer::Engine(_) | Answer::Spooled(_) | Answer::Checked(_) | Answer::Done,
+                Answer::Engine(_)
+                | Answer::Spooled(_)
+                | Answer::Checked(_)
+                | Answer::Resolved(_)
+                | Answer::Done,
             ) => State::Over(Err(confused())),
         };
     }
@@ -242,7 +246,8 @@ pub fn prepare(
         let text = format!("Message too large; the limit is {size_max} octets");
         return Err(refuse(Rejection::TOO_LARGE, text));
     }
-    let mut transaction = Transaction::new(id, draft.from, draft.params, credential, now.unix);
+    let sender = Sender::User(credential);
+    let mut transaction = Transaction::new(id, draft.from, draft.params, sender, now.unix);
     transaction.recipients = draft.recipients;
     let received = Received {
         helo: "",
@@ -256,8 +261,9 @@ pub fn prepare(
         recipient: None,
         time: now.unix,
     };
-    let mut content = Content::new(Some(message.len() as u64), transaction.room);
-    content.push(&message, &transaction.credential, &received, config)?;
+    let size = Some(message.len() as u64);
+    let mut content = Content::new(size, transaction.room, HeaderFilter::new());
+    content.push(&message, &transaction, &received, config)?;
     let spilled = content.spill();
     let (last, submission) = content.finish(&transaction, origin, &received, config)?;
     let spool = match (spilled, last) {

@@ -9,11 +9,11 @@ use smtp_proto::server::{Mail, Rcpt, Rejection};
 use smtp_proto::{Domain, ForwardPath, Host, Mailbox, Notify, RcptParams, ReversePath};
 
 use super::body::refuse_sender;
-use super::content::Transaction;
+use super::content::{Sender, Transaction};
 use super::owed::Chore;
 use super::session::{Session, State};
 use super::{Answer, Request};
-use crate::config::{Config, Credential, SenderPattern};
+use crate::config::{Config, Credential, DomainPattern, SenderPattern};
 use crate::engine::{self, Ask, Refusal};
 use crate::queue::message::Recipient;
 
@@ -27,14 +27,26 @@ pub(super) enum Client {
     Trusted(Arc<Credential>),
     /// It proved to be this one.
     Authenticated(Arc<Credential>),
+    /// Anybody who brings mail to the domains that we take it for.
+    Stranger,
 }
 
 impl Client {
     /// The credential that it acts as.
     pub(super) fn credential(&self) -> Option<&Arc<Credential>> {
         match self {
-            Self::Nobody => None,
+            Self::Nobody | Self::Stranger => None,
             Self::Trusted(credential) | Self::Authenticated(credential) => Some(credential),
+        }
+    }
+
+    /// In whose name it hands messages in, if it may.
+    fn sender(&self) -> Option<Sender> {
+        match self {
+            Self::Stranger => Some(Sender::Stranger),
+            Self::Nobody | Self::Trusted(_) | Self::Authenticated(_) => self
+                .credential()
+                .map(|credential| Sender::User(Arc::clone(credential))),
         }
     }
 
@@ -47,12 +59,12 @@ impl Client {
 impl Session {
     /// The client said MAIL.
     pub(super) fn mail(&mut self, mail: Mail) {
-        let Some(credential) = self.client.credential() else {
+        let Some(sender) = self.client.sender() else {
             let text = "Authenticate first: this relay sends for its own users only";
             return self.reject(&refuse(Rejection::AUTH_REQUIRED, text.into()));
         };
         self.request = Some(Request::Engine(Ask::Mail {
-            credential: credential.name.clone(),
+            credential: sender.name().to_owned(),
             from: mail.from.clone(),
             size: mail.params.size,
         }));
@@ -61,51 +73,54 @@ impl Session {
 
     /// The engine's answer to it.
     pub(super) fn mail_answered(&mut self, mail: Mail, answer: Answer) {
-        match (answer, self.client.credential()) {
+        match (answer, self.client.sender()) {
             (Answer::Engine(engine::Answer::Mail { id, room, config }), Some(_)) => {
-                let credential = match self.client_now(config, &mail.from) {
-                    Ok(credential) => credential,
+                let sender = match self.client_now(config, &mail.from) {
+                    Ok(sender) => sender,
                     Err(refusal) => {
                         self.chores.push(Chore::Abandon(id));
                         return self.reject(&refusal);
                     }
                 };
                 let mut transaction =
-                    Transaction::new(id, mail.from, mail.params, credential, self.now.unix);
+                    Transaction::new(id, mail.from, mail.params, sender, self.now.unix);
                 transaction.room = room;
                 self.transaction = Some(Box::new(transaction));
                 self.accept("");
             }
             (Answer::Engine(engine::Answer::Refused(refusal)), _) => self.reject(&refusal),
-            (Answer::Engine(_) | Answer::Spooled(_) | Answer::Checked(_) | Answer::Done, _) => {
-                self.confused();
-            }
+            (
+                Answer::Engine(_)
+                | Answer::Spooled(_)
+                | Answer::Checked(_)
+                | Answer::Resolved(_)
+                | Answer::Done,
+                _,
+            ) => self.confused(),
         }
     }
 
     /// The client, by the configuration in force: what changed since it connected counts from its next
     /// MAIL on. The size and the number of recipients that EHLO offered stay as they were said.
-    fn client_now(
-        &mut self,
-        config: Arc<Config>,
-        from: &ReversePath,
-    ) -> Result<Arc<Credential>, Refusal> {
+    fn client_now(&mut self, config: Arc<Config>, from: &ReversePath) -> Result<Sender, Refusal> {
         if !Arc::ptr_eq(&config, &self.setup.config) {
             let before = std::mem::replace(&mut self.setup.config, config);
             self.client = match std::mem::take(&mut self.client) {
                 Client::Nobody => Client::Nobody,
-                Client::Trusted(_) => self.client_by_network(),
+                Client::Trusted(_) | Client::Stranger => self.client_by_network(),
                 Client::Authenticated(credential) => {
                     Client::Authenticated(self.still_valid(credential, &before)?)
                 }
             };
         }
-        let Some(credential) = self.client.credential() else {
+        let Some(sender) = self.client.sender() else {
             let text = "Authenticate first: your network is not trusted any more";
             return Err(refuse(Rejection::AUTH_REQUIRED, text.into()));
         };
-        check_sender(credential, from)?;
-        Ok(Arc::clone(credential))
+        if let Sender::User(credential) = &sender {
+            check_sender(credential, from)?;
+        }
+        Ok(sender)
     }
 
     /// What a credential has become. One that was proved in another way than would be asked for now, or
@@ -137,7 +152,14 @@ impl Session {
         let Some(transaction) = &mut self.transaction else {
             return self.reject(&refuse(Rejection::RELAY_DENIED, "Relaying denied".into()));
         };
-        match recipient(rcpt.to, rcpt.params, &self.setup.config) {
+        let config = &self.setup.config;
+        let found = recipient(rcpt.to, rcpt.params, config).and_then(|recipient| {
+            if let Sender::Stranger = transaction.sender {
+                check_taken(&recipient.to, config)?;
+            }
+            Ok(recipient)
+        });
+        match found {
             Ok(recipient) => {
                 transaction.recipients.push(recipient);
                 self.accept("");
@@ -199,6 +221,23 @@ pub(super) fn check_recipient(to: &Mailbox, config: &Config) -> Result<(), Refus
         Host::Literal(literal) => check_literal(to, literal.ip(), config),
         Host::Domain(domain) => check_route(to, domain, config),
     }
+}
+
+/// Why a stranger's mail to this address is not taken: only a domain that a route names has a way here
+/// that its owner chose. Never an open relay.
+fn check_taken(to: &Mailbox, config: &Config) -> Result<(), Refusal> {
+    // A local part that routes further is for the next host to misread.
+    let routed = to.local_part_chars().any(|c| matches!(c, '%' | '!' | '@'));
+    let route = to.domain().and_then(|domain| config.route_for(domain));
+    let named = route.is_some_and(|route| match route.domain {
+        DomainPattern::Exact(_) | DomainPattern::Subdomains(_) => true,
+        DomainPattern::Any => false,
+    });
+    if named && !routed {
+        return Ok(());
+    }
+    let text = format!("Relaying to <{to}> denied: this host takes no mail for it");
+    Err(refuse(Rejection::permanent(550, 7, 1), text))
 }
 
 /// An address literal chooses the host that we connect to: never one that the configuration forbids,

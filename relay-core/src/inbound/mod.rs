@@ -21,6 +21,7 @@
 //! | `admit` | PROXY, the engine's welcome, TLS, what EHLO offers |
 //! | `auth` | AUTH, down to the credential that the client acts as |
 //! | `envelope` | the rules of MAIL and RCPT |
+//! | `verification` | what is asked and added about mail from strangers, at an inbound listener |
 //! | `transfer`, `content` | a message's octets: pace, memory, spool, submission |
 //! | [`body`] | the header block: what is checked, removed, added |
 //! | [`preflight`] | what receivers would hold against a message |
@@ -28,7 +29,8 @@
 //!
 //! What a session promises, whatever the client does:
 //!
-//! - No RCPT is accepted from a client that is neither authenticated nor in a trusted network.
+//! - No RCPT is accepted from a client that is neither authenticated nor in a trusted network, but on a
+//!   listener with `role = "inbound"`: there for domains that a `[[route]]` names, and no other.
 //! - A `250` that ends a message is written after the engine said that it is on stable storage; a
 //!   message that is cut short is never submitted.
 //! - Every id that the engine gave ends once, in `Submit` or in `Abandon`; every spool file that comes
@@ -105,6 +107,7 @@ pub mod preflight;
 pub mod proxy;
 mod session;
 mod transfer;
+mod verification;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -115,9 +118,11 @@ pub use session::Session;
 
 use crate::channel::ServerTls;
 use crate::config::Config;
+use crate::dns::Question;
 use crate::engine;
 use crate::id::{MessageId, SessionId};
 use crate::queue::store::StoreFailed;
+use crate::verify;
 
 /// What a session starts with: a connection that a listener accepted.
 #[derive(Debug, Clone)]
@@ -145,6 +150,8 @@ pub enum Request {
     Spool(MessageId, Bytes),
     /// Delete the spool file of the message. Answered by `Done`.
     Unspool(MessageId),
+    /// Find records, for the verification of a message. Answered by `Resolved`.
+    Resolve(Question),
     /// Check a password with the embedder's own credential check. Answered by `Checked`.
     CheckPassword {
         /// The name as the client sent it.
@@ -161,6 +168,8 @@ pub enum Answer {
     Engine(engine::Answer),
     /// To `Spool`.
     Spooled(Result<(), StoreFailed>),
+    /// To `Resolve`.
+    Resolved(verify::Answer),
     /// To `CheckPassword`: the credential to act as, or none.
     Checked(Option<std::sync::Arc<crate::config::Credential>>),
     /// To all else.

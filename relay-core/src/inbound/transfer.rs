@@ -7,6 +7,7 @@
 //!     │   └─ refused on the way ─▶ Discarding to its end; Unspool and Abandon at once
 //!     │ end of the message
 //!     ├──── refused ────▶ 5xx/4xx; Unspool, Abandon
+//!     ├──── a stranger's ▶ Verifying (see `verification`) ─ refused by DMARC ─▶ 550/451; Unspool, Abandon
 //!     └──── in order ───▶ (Spooling the last piece) ──▶ Submitting ──Queued──▶ 250 queued as ID
 //!                                                            └──Refused──▶ 4xx; Unspool
 //! ```
@@ -18,10 +19,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use smtp_proto::server::{HelloVerb, Rejection};
 
-use super::body::Received;
-use super::content::{Content, Transaction};
+use super::body::{HeaderFilter, Received};
+use super::content::{Content, Sender, Transaction};
 use super::envelope::refuse;
 use super::session::{Session, State};
+use super::verification::Pending;
 use super::{Answer, Request};
 use crate::engine::{self, Ask, Refusal, Submission};
 use crate::queue::message::Origin;
@@ -93,16 +95,18 @@ impl Pace {
 #[derive(Debug)]
 pub(super) struct Transfer {
     content: Content,
-    phase: Phase,
+    pub(super) phase: Phase,
     pub(super) pace: Pace,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Receiving,
     /// A piece is on its way to the spool since then; with the last one, what is submitted after it.
     Spooling(Instant, Option<Box<Submission>>),
     Submitting,
+    /// What is verified of it waits for the DNS.
+    Verifying(Box<Pending>),
 }
 
 impl Transfer {
@@ -119,9 +123,13 @@ impl Session {
             .transaction
             .as_ref()
             .map_or((None, 0), |open| (open.params.size, open.room));
+        let filter = match self.transaction.as_ref().map(|open| &open.sender) {
+            Some(Sender::Stranger) => HeaderFilter::inbound(&self.setup.config.hostname),
+            Some(Sender::User(_)) | None => HeaderFilter::new(),
+        };
         self.accept("");
         self.state = State::Transfer(Box::new(Transfer {
-            content: Content::new(size, room),
+            content: Content::new(size, room, filter),
             phase: Phase::Receiving,
             pace: Pace::new(self.now.instant),
         }));
@@ -134,10 +142,7 @@ impl Session {
         };
         let received = self.received(transaction);
         let config = &self.setup.config;
-        match transfer
-            .content
-            .push(piece, &transaction.credential, &received, config)
-        {
+        match transfer.content.push(piece, transaction, &received, config) {
             Ok(()) => {
                 if let Some(piece) = transfer.content.spill() {
                     self.spool(&mut transfer, piece, None);
@@ -166,7 +171,7 @@ impl Session {
             return self.confused();
         };
         let origin = Origin {
-            credential: Some(transaction.credential.name.clone()),
+            credential: Some(transaction.sender.name().to_owned()).filter(|name| !name.is_empty()),
             peer: Some(self.client_ip()),
         };
         let config = &self.setup.config;
@@ -174,15 +179,33 @@ impl Session {
             .content
             .finish(transaction, origin, &self.received(transaction), config)
         {
-            Ok((Some(last), submission)) => {
-                self.spool(&mut transfer, last, Some(submission));
-                self.state = State::Transfer(transfer);
-            }
-            Ok((None, submission)) => self.submit(transfer, submission),
+            Ok((last, submission)) => match transfer.content.verification(self.now) {
+                Some((verifier, sealing)) => {
+                    let pending = Pending::new(verifier, sealing, last, submission);
+                    self.verify(transfer, Box::new(pending));
+                }
+                None => self.keep(transfer, last, submission),
+            },
             Err(refusal) => {
                 self.drop_transaction();
                 self.reject(&refusal);
             }
+        }
+    }
+
+    /// A message that is complete and in order goes to the store.
+    pub(super) fn keep(
+        &mut self,
+        mut transfer: Box<Transfer>,
+        last: Option<Bytes>,
+        submission: Box<Submission>,
+    ) {
+        match last {
+            Some(last) => {
+                self.spool(&mut transfer, last, Some(submission));
+                self.state = State::Transfer(transfer);
+            }
+            None => self.submit(transfer, submission),
         }
     }
 
@@ -228,9 +251,18 @@ impl Session {
                 self.submission_refused();
                 self.reject(&refusal);
             }
-            (_, Answer::Engine(_) | Answer::Spooled(_) | Answer::Checked(_) | Answer::Done) => {
-                self.confused();
+            (Phase::Verifying(mut pending), Answer::Resolved(answer)) => {
+                pending.verifier.answer(answer);
+                self.verify(transfer, pending);
             }
+            (
+                _,
+                Answer::Engine(_)
+                | Answer::Spooled(_)
+                | Answer::Checked(_)
+                | Answer::Resolved(_)
+                | Answer::Done,
+            ) => self.confused(),
         }
     }
 

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 /// Appends a header field in its relaxed form, ended by CRLF: its name in small letters, its value in one
 /// line, white space as one space and none at the ends. RFC 6376 §3.4.2.
-pub(super) fn relaxed_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(crate) fn relaxed_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend(name.trim_ascii_end().iter().map(u8::to_ascii_lowercase));
     out.push(b':');
     let start = out.len();
@@ -32,8 +32,10 @@ pub(super) fn relaxed_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 ///
 /// What may turn out to be an end is only counted, so that any body is hashed in constant memory.
 #[derive(Debug)]
-pub(super) struct BodyHash {
+pub(crate) struct BodyHash {
     hash: Sha256,
+    /// How many octets were hashed.
+    len: u64,
     /// Some octet that is neither white space nor a line end came.
     begun: bool,
     /// Line ends since then.
@@ -55,9 +57,10 @@ const MANY_LINE_ENDS: [u8; 512] = {
 };
 
 impl BodyHash {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             hash: Sha256::new(),
+            len: 0,
             begun: false,
             line_ends: 0,
             blank: false,
@@ -66,7 +69,7 @@ impl BodyHash {
     }
 
     /// Takes a piece of any size.
-    pub(super) fn push(&mut self, mut piece: &[u8]) {
+    pub(crate) fn push(&mut self, mut piece: &[u8]) {
         while let Some(&first) = piece.first() {
             if self.cr {
                 self.cr = false;
@@ -86,15 +89,25 @@ impl BodyHash {
     }
 
     /// The body is complete.
-    pub(super) fn finish(mut self) -> [u8; 32] {
+    pub(super) fn finish(self) -> [u8; 32] {
+        self.finish_counted().0
+    }
+
+    /// The body is complete: its hash, and how many octets its relaxed form has.
+    pub(crate) fn finish_counted(mut self) -> ([u8; 32], u64) {
         if self.cr {
             self.text(b"\r");
         }
         // "If the body is non-empty but does not end with a CRLF, a CRLF is added."
         if self.begun {
-            self.hash.update(b"\r\n");
+            self.update(b"\r\n");
         }
-        self.hash.finalize().into()
+        (self.hash.finalize().into(), self.len)
+    }
+
+    fn update(&mut self, octets: &[u8]) {
+        self.hash.update(octets);
+        self.len += octets.len() as u64;
     }
 
     /// A part of a line, without its end.
@@ -131,14 +144,14 @@ impl BodyHash {
         while self.line_ends > 0 {
             let count = self.line_ends.min(MANY_LINE_ENDS.len() as u64 / 2);
             let len = usize::try_from(2 * count).unwrap_or(MANY_LINE_ENDS.len());
-            self.hash.update(&MANY_LINE_ENDS[..len]);
+            self.update(&MANY_LINE_ENDS[..len]);
             self.line_ends -= count;
         }
         if self.blank {
-            self.hash.update(b" ");
+            self.update(b" ");
             self.blank = false;
         }
         self.begun = true;
-        self.hash.update(octets);
+        self.update(octets);
     }
 }

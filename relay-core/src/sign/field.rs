@@ -55,11 +55,17 @@ pub(super) struct Selected {
 impl Selected {
     /// Those of a header block; none if there are too many.
     pub(super) fn from_block(block: &[u8]) -> Option<Self> {
+        Self::from_block_with(block, &[])
+    }
+
+    /// Those of a header block, with these where they are there; none if there are too many.
+    pub(super) fn from_block_with(block: &[u8], also: &[&'static str]) -> Option<Self> {
         let mut names = Vec::with_capacity(2 * BARRED.len());
         for (known, more) in BARRED
             .iter()
             .map(|n| (*n, 1))
             .chain(PRESENT.map(|n| (n, 0)))
+            .chain(also.iter().map(|n| (*n, 0)))
         {
             let is = |name: &[u8]| name.eq_ignore_ascii_case(known.as_bytes());
             let count = fields(block).filter(|(name, _)| is(name)).count() + more;
@@ -70,6 +76,16 @@ impl Selected {
         }
         let data = header_data(block, &names);
         Some(Self { names, data })
+    }
+
+    /// Their names, in order.
+    pub(super) fn names(&self) -> &[&'static str] {
+        &self.names
+    }
+
+    /// Their relaxed forms.
+    pub(super) fn data(&self) -> &[u8] {
+        &self.data
     }
 }
 
@@ -110,17 +126,9 @@ impl Signature<'_> {
         out.extend_from_slice(NAME.as_bytes());
         out.extend_from_slice(b":");
         out.extend_from_slice(unsigned.as_bytes());
-        let text = STANDARD.encode(signature);
-        let mut room = LINE_WISH - "\tb=".len();
-        let mut rest = text.as_str();
-        while rest.len() > room {
-            let (line, after) = rest.split_at(room);
-            out.extend_from_slice(line.as_bytes());
-            out.extend_from_slice(b"\r\n\t");
-            (rest, room) = (after, LINE_WISH - 1);
-        }
-        out.extend_from_slice(rest.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        let mut text = String::new();
+        fold(&mut text, &STANDARD.encode(signature));
+        out.extend_from_slice(text.as_bytes());
         Ok(())
     }
 
@@ -134,25 +142,40 @@ impl Signature<'_> {
             key.algorithm(),
             self.time.as_secs()
         );
-        let mut column = "\th=".len();
-        for (at, name) in header.names.iter().enumerate() {
-            let end = if at + 1 == header.names.len() {
-                ";"
-            } else {
-                ":"
-            };
-            if column + name.len() + 1 > LINE_WISH {
-                value.push_str("\r\n\t");
-                column = 1;
-            }
-            value.push_str(name);
-            value.push_str(end);
-            column += name.len() + 1;
-        }
+        fold_names(&mut value, &header.names);
         let body_hash = STANDARD.encode(self.body_hash);
         value.push_str(&format!("\r\n\tbh={body_hash};\r\n\tb="));
         value
     }
+}
+
+/// Appends the names of `h=`, which begins its line, with a `;` behind them.
+pub(super) fn fold_names(value: &mut String, names: &[&str]) {
+    let mut column = "\th=".len();
+    for (at, name) in names.iter().enumerate() {
+        let end = if at + 1 == names.len() { ";" } else { ":" };
+        if column + name.len() + 1 > LINE_WISH {
+            value.push_str("\r\n\t");
+            column = 1;
+        }
+        value.push_str(name);
+        value.push_str(end);
+        column += name.len() + 1;
+    }
+}
+
+/// Appends the text of `b=`, which begins its line, and the CRLF that ends the field.
+pub(super) fn fold(value: &mut String, text: &str) {
+    let mut room = LINE_WISH - "\tb=".len();
+    let mut rest = text;
+    while rest.len() > room {
+        let (line, after) = rest.split_at(room);
+        value.push_str(line);
+        value.push_str("\r\n\t");
+        (rest, room) = (after, LINE_WISH - 1);
+    }
+    value.push_str(rest);
+    value.push_str("\r\n");
 }
 
 const NAME: &str = "DKIM-Signature";

@@ -144,7 +144,7 @@ impl Key {
     }
 
     /// Signs canonical octets. Both algorithms are deterministic.
-    pub(super) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, KeyError> {
+    pub(crate) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, KeyError> {
         match self.algorithm {
             Algorithm::Rsa { .. } => sign(&*self.signing, data),
             // RFC 8463 §3: what is signed is the hash.

@@ -11,6 +11,7 @@
 //! | `align` | which domain speaks for an author |
 //! | `canonical` | the relaxed forms of header fields and of a body that comes in pieces |
 //! | `field` | which fields are signed, and the DKIM-Signature field itself |
+//! | `arc` | the same for mail of others that goes on: ARC sets |
 //! | [`Key`] | a private key, its algorithm, its DNS record |
 //!
 //! Every key of the domain signs every message. The signatures stand before all that was stored of the
@@ -28,7 +29,8 @@
 //! §3.1.1 (alignment).
 
 mod align;
-mod canonical;
+mod arc;
+pub(crate) mod canonical;
 mod field;
 mod key;
 #[cfg(test)]
@@ -38,6 +40,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub(crate) use arc::{Before, Sealing, sealer};
 pub use key::{Algorithm, Key, KeyError, RSA_BITS_MIN};
 
 use crate::config::{KeyState, SigningDomain, a_labels};

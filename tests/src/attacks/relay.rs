@@ -317,6 +317,7 @@ pub(super) fn route(domain: &str, sink: &Sink) -> Route {
             port: sink.address().port(),
         }],
         protocol: relay_core::config::Protocol::Smtp,
+        forward: false,
         tls: None,
         tls_mode: None,
         username: None,

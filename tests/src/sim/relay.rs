@@ -16,7 +16,7 @@ use bytes::Bytes;
 use relay_core::bounce;
 use relay_core::channel::ClientTls;
 use relay_core::config::{Config, TlsLevel};
-use relay_core::dns::{Addresses, Alias, Lookup, MxSet, Resolver, TlsaSet};
+use relay_core::dns::{Addresses, Alias, DnsFailure, Lookup, MxSet, Resolver, TlsaSet};
 use relay_core::engine::{
     Ask, Engine, Input as ToEngine, Next, NotWritten, Output as FromEngine, ReportDue, Start,
     Submission,
@@ -689,6 +689,10 @@ impl World {
             inbound::Request::Unspool(message) => {
                 store.spool_discard(message);
                 Some(inbound::Answer::Done)
+            }
+            // No listener of this world is for strangers.
+            inbound::Request::Resolve(_) => {
+                Some(inbound::Answer::Resolved(Err(DnsFailure::NoSuchDomain)))
             }
             inbound::Request::CheckPassword { .. } => Some(inbound::Answer::Checked(None)),
         }

@@ -436,6 +436,7 @@ fn routes_go_before_names_and_the_first_match_wins() {
     let route = |domain, name: &str| Route {
         domain,
         hosts: vec![host(name), host("second.example")],
+        forward: false,
         protocol: crate::config::Protocol::Smtp,
         tls: Some(TlsLevel::Verify),
         tls_mode: None,

@@ -56,6 +56,14 @@ impl Received<'_> {
         }
     }
 
+    /// The field with its CRLF.
+    #[must_use]
+    pub fn field(&self) -> String {
+        let mut out = String::with_capacity(256);
+        self.write(&mut out);
+        out
+    }
+
     fn write(&self, out: &mut String) {
         let (hostname, id) = (self.hostname, self.id);
         // RFC 5321 §4.1.3: the tag that tells the families apart.

@@ -169,7 +169,9 @@ fn hand_over(draft: Draft, answers: Vec<Answer>) -> (Vec<&'static str>, Result<M
                     Request::Engine(Ask::Abandon(_)) => "abandon",
                     Request::Spool(..) => "spool",
                     Request::Unspool(_) => "unspool",
-                    other @ (Request::Engine(_) | Request::CheckPassword { .. }) => {
+                    other @ (Request::Engine(_)
+                    | Request::Resolve(_)
+                    | Request::CheckPassword { .. }) => {
                         panic!("{other:?}")
                     }
                 });

@@ -9,6 +9,7 @@ mod auth;
 mod dialogue;
 mod direct;
 mod handling;
+mod stranger;
 mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +25,8 @@ use smtp_proto::server::Rejection;
 use super::*;
 use crate::channel::tests::Authority;
 use crate::channel::{Channel, ClientTls, Verify};
-use crate::config::{Credential, Listener, ListenerTls, SenderPattern};
+use crate::config::{Credential, Listener, ListenerTls, Role, SenderPattern};
+use crate::dns::zone::Zone;
 use crate::engine::{Ask, Refusal, Submission};
 use crate::machine::{Input, Machine as _, Output, Timer};
 use crate::queue::message::{BODY_MEMORY_MAX, Body};
@@ -66,6 +68,7 @@ pub(super) fn config(tls: ListenerTls) -> Config {
     let mut config = Config::new(Domain::parse(HOST).unwrap(), "/nowhere");
     config.listeners.push(Listener {
         address: "127.0.0.1:587".parse().unwrap(),
+        role: Role::Submission,
         tls,
         proxy_protocol: false,
         trusted_proxies: Vec::new(),
@@ -118,6 +121,8 @@ pub(super) struct Engine {
     pub(super) outside: Option<Arc<Credential>>,
     /// The room that each message gets.
     pub(super) room: usize,
+    /// What the DNS says.
+    pub(super) zone: Zone,
     ids: u64,
 }
 
@@ -130,6 +135,14 @@ impl Engine {
                 self.asked.push("Unspool".into());
                 assert!(self.spool.remove(&id).is_some(), "nothing to unspool");
                 Answer::Done
+            }
+            Request::Resolve(question) => {
+                self.asked.push("Resolve".into());
+                Answer::Resolved(crate::verify::tests::resolve(
+                    &mut crate::verify::tests::resolver(),
+                    &self.zone,
+                    &question,
+                ))
             }
             Request::CheckPassword { password, .. } => {
                 self.asked.push("CheckPassword".into());
@@ -214,7 +227,11 @@ impl Engine {
             Body::Memory(bytes) => bytes.to_vec(),
             Body::Spooled => self.spool[&submission.id].clone(),
         };
-        assert_eq!(bytes.len() as u64, submission.size);
+        assert_eq!(
+            (submission.prefix.len() + bytes.len()) as u64,
+            submission.size
+        );
+        let bytes = [submission.prefix.to_vec(), bytes].concat();
         String::from_utf8(bytes).unwrap()
     }
 }
@@ -280,6 +297,7 @@ impl World {
                 spool_fails: None,
                 outside: None,
                 room: BODY_MEMORY_MAX,
+                zone: Zone::new(),
                 ids: 0,
             },
             now,
