@@ -20,7 +20,7 @@ use bytes::Bytes;
 use smtp_proto::{Domain, Mailbox, ReversePath};
 
 use super::*;
-use crate::config::{Protocol, TlsLevel};
+use crate::config::{Protocol, TlsLevel, TlsMode};
 use crate::dns::{AddressAnswer, Addresses, AliasAnswer, DnsFailure, TlsaAnswer};
 use crate::id::MessageId;
 use crate::machine::{Input, Machine};

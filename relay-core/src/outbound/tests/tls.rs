@@ -156,7 +156,7 @@ fn a_broken_certificate_is_said_and_only_verify_minds() {
 }
 
 /// How STARTTLS can go wrong.
-fn broken_starttls() -> Vec<Vec<Act>> {
+pub(super) fn broken_starttls() -> Vec<Vec<Act>> {
     let mut silent = say("220 go");
     silent.push(Act::Mute);
     let mut closes = say("220 go");
