@@ -41,6 +41,7 @@ catalogue! {
     cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_12 cli_14 cli_15 cli_16 cli_17
     hdr_01 hdr_04 hdr_05 hdr_05b hdr_06
     dns_07 dns_08
+    dane_01 dane_02 dane_03 dane_04 dane_05
     loop_01 loop_01b loop_02
     dsn_01 dsn_02 dsn_04 dsn_04b
     res_01 res_02 res_05 res_05b res_08

@@ -17,9 +17,11 @@
 mod bodies;
 mod client;
 mod commands;
+mod dane;
 mod dialogue;
 mod leaving;
 mod logins;
+mod names;
 mod outbound;
 pub mod random;
 mod relay;
@@ -121,8 +123,8 @@ impl Got {
 }
 
 /// The catalogue's groups.
-const GROUPS: [&str; 12] = [
-    "EOD", "CMD", "BDAT", "AUTH", "TLS", "OUT", "CLI", "HDR", "DNS", "LOOP", "DSN", "RES",
+const GROUPS: [&str; 13] = [
+    "EOD", "CMD", "BDAT", "AUTH", "TLS", "OUT", "CLI", "HDR", "DNS", "DANE", "LOOP", "DSN", "RES",
 ];
 
 /// Every row, in the order of the catalogue.
@@ -136,6 +138,7 @@ pub fn rows() -> Vec<Row> {
         logins::rows(),
         leaving::rows(),
         outbound::rows(),
+        dane::rows(),
         reports::rows(),
     ];
     let mut rows: Vec<Row> = groups.into_iter().flatten().collect();

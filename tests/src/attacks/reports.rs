@@ -1,16 +1,14 @@
 //! Groups DSN and DNS, and LOOP-02: what the relay sends of its own accord, and where it never connects.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use relay_core::config::{Credential, HostPort, SenderPattern};
-use relay_core::dns::{Transport, zone::Zone};
+use relay_core::dns::zone::Zone;
 use relay_core::events::EventKind;
 
 use super::bodies::HEADERS;
+use super::names::Names;
 use super::outbound::fate;
 use super::relay::{Relay, route};
 use super::sink::{Script, Sink, Taken, say};
@@ -27,43 +25,6 @@ pub(super) fn rows() -> Vec<Row> {
         Row::scene("DSN-04", notify),
         Row::scene("DSN-04b", passed_on),
     ]
-}
-
-/// A resolver on loopback, until this is dropped.
-struct Names {
-    address: SocketAddr,
-    over: Arc<AtomicBool>,
-}
-
-impl Names {
-    fn start(zone: Zone) -> Result<Self, Trouble> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let over = Arc::new(AtomicBool::new(false));
-        let names = Self {
-            address: socket.local_addr()?,
-            over: Arc::clone(&over),
-        };
-        thread::Builder::new().spawn(move || {
-            let mut query = [0; 512];
-            while !over.load(Ordering::Relaxed) {
-                let Ok((length, from)) = socket.recv_from(&mut query) else {
-                    continue;
-                };
-                if let Some(answer) = zone.answer(&query[..length], Transport::Udp) {
-                    // One that is lost is asked for again.
-                    let _ = socket.send_to(&answer, from);
-                }
-            }
-        })?;
-        Ok(names)
-    }
-}
-
-impl Drop for Names {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
 }
 
 fn message() -> Vec<u8> {
@@ -93,7 +54,7 @@ fn own_listener(runtime: Runtime) -> Result<String, Trouble> {
         let names = Names::start(zone)?;
         let relay = Relay::start(runtime, |config| {
             config.listeners[0].address = own;
-            config.dns.servers = vec![names.address];
+            config.dns.servers = vec![names.address()];
             config.delivery.port = own.port();
             config.delivery.prohibited_hosts = Vec::new();
             let mut loops = route("loop.example", &reports);
@@ -130,7 +91,7 @@ fn by_mx(runtime: Runtime, zone: Zone) -> Result<super::outbound::Fate, Trouble>
     let sink = Sink::start(Script::default())?;
     let reports = Sink::start(Script::default())?;
     let relay = Relay::start(runtime, |config| {
-        config.dns.servers = vec![names.address];
+        config.dns.servers = vec![names.address()];
         config.delivery.port = sink.address().port();
         config.routes.push(route("client.example", &reports));
     })?;

@@ -137,7 +137,12 @@ struct Shared {
 impl Sink {
     /// Starts it.
     pub(super) fn start(script: Script) -> Result<Self, Trouble> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), script)
+    }
+
+    /// Starts it at this address.
+    pub(super) fn start_at(address: SocketAddr, script: Script) -> Result<Self, Trouble> {
+        let listener = TcpListener::bind(address)?;
         let shared = Arc::new(Shared {
             script: Mutex::new(script),
             ..Shared::default()

@@ -91,10 +91,18 @@ pub(super) fn usual_client() -> Result<Arc<ClientConfig>, Trouble> {
 
 /// A receiver that shows a certificate for this name.
 pub(super) fn receiver(name: &str) -> Result<Arc<ServerConfig>, Trouble> {
+    Ok(receiver_and_certificate(name)?.0)
+}
+
+/// The same, and the certificate.
+pub(super) fn receiver_and_certificate(
+    name: &str,
+) -> Result<(Arc<ServerConfig>, CertificateDer<'static>), Trouble> {
     let (chain, key) = certificate(&[name])?;
+    let leaf = chain.first().cloned().ok_or("no certificate")?;
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), leaf))
 }
