@@ -165,4 +165,7 @@ pub struct JobEntry {
     pub next: Option<String>,
     /// The last reply or reason.
     pub last: Option<String>,
+    /// The final reply of an attempt never came: it may have been delivered.
+    #[serde(default)]
+    pub in_doubt: bool,
 }

@@ -9,8 +9,8 @@ use smtp_proto::Domain;
 
 use super::credential::{a_labels, contains};
 use super::{
-    Config, Credential, DeliveryConfig, DnsConfig, DomainPattern, IpFamilies, Limits, Listener,
-    ListenerTls, Preflight, Rate, Role, Route, SigningDomain, TlsLevel,
+    Config, Credential, DeliveryConfig, DnsConfig, DomainPattern, InDoubt, IpFamilies, Limits,
+    Listener, ListenerTls, Preflight, Rate, Role, Route, SigningDomain, TlsLevel,
 };
 use crate::sasl::{Decoy, ITERATIONS_DEFAULT, Verifier};
 
@@ -215,6 +215,7 @@ impl Default for DeliveryConfig {
                 .filter_map(|net| net.parse().ok())
                 .collect(),
             ip_families: IpFamilies::Both,
+            in_doubt: InDoubt::Retry,
             ca_file: None,
             public_addresses: Vec::new(),
         }

@@ -173,6 +173,7 @@ impl Config {
             &a.ip_families,
             &b.ip_families,
         );
+        value(lines, "delivery.in_doubt", &a.in_doubt, &b.in_doubt);
         value(lines, "delivery.ca_file", &a.ca_file, &b.ca_file);
         let (x, y) = (&a.public_addresses, &b.public_addresses);
         value(lines, "delivery.public_addresses", x, y);

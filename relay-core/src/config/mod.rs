@@ -215,6 +215,8 @@ pub struct DeliveryConfig {
     pub prohibited_hosts: Vec<IpNet>,
     /// Which families are used.
     pub ip_families: IpFamilies,
+    /// What becomes of a delivery whose final reply never came.
+    pub in_doubt: InDoubt,
     /// More roots to verify receivers with, PEM; beside those of `webpki-roots`.
     pub ca_file: Option<PathBuf>,
     /// The addresses that receivers see, for the records that `domain add` prints and `domain check`
@@ -233,6 +235,17 @@ pub enum TlsLevel {
     Require,
     /// Always, with a certificate that names the host and chains to a root.
     Verify,
+}
+
+/// What becomes of a delivery whose final reply never came: the receiver may have taken the message, and
+/// nobody can know. RFC 5321 §4.5.3.2.6 (the long wait for that reply is to make this rare), RFC 1047.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InDoubt {
+    /// It is tried again, as any deferral is: the recipient may get it twice, and never not at all.
+    Retry,
+    /// It is held until an administrator releases, bounces or removes it: nobody gets it twice from an
+    /// attempt that this process made.
+    Hold,
 }
 
 /// Which address families are used.

@@ -236,6 +236,10 @@ pub(super) fn delivery(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path
         &mut delivery.public_addresses,
         section.list("public_addresses", &value::IP),
     );
+    set(
+        &mut delivery.in_doubt,
+        section.value("in_doubt", &value::IN_DOUBT),
+    );
     delivery.ca_file = ca_file;
     if delivery
         .retry

@@ -54,6 +54,7 @@ connections_per_lane = 10
 messages_per_connection = 100
 prohibited_hosts = ["127.0.0.0/8", "::1/128"]
 ip_families = "both"
+in_doubt = "retry"
 
 [[route]]
 domain = "example.net"
@@ -171,8 +172,8 @@ fn the_documented_configuration_is_read_whole() {
         [
             (FileUse::Certificate, Some(13)),
             (FileUse::Key, Some(14)),
-            (FileUse::RoutePassword(0), Some(53)),
-            (FileUse::DkimKey(0, 0), Some(59)),
+            (FileUse::RoutePassword(0), Some(54)),
+            (FileUse::DkimKey(0, 0), Some(60)),
         ]
     );
     assert_eq!(parsed.files[2].path, PathBuf::from("/etc/relay/secret"));
@@ -551,6 +552,18 @@ fn a_route_may_say_how_tls_begins() {
         &route("tls = \"none\"\ntls_mode = \"implicit\""),
         "5: route.tls_mode",
         &["needs TLS"],
+    );
+}
+
+#[test]
+fn what_is_in_doubt_is_tried_again_or_held() {
+    let hold = config("[delivery]\nin_doubt = \"hold\"");
+    assert_eq!(hold.delivery.in_doubt, InDoubt::Hold);
+    assert_eq!(config("").delivery.in_doubt, InDoubt::Retry);
+    one_error(
+        "[delivery]\nin_doubt = \"drop\"",
+        "2: delivery.in_doubt",
+        &["\"retry\"", "\"hold\""],
     );
 }
 

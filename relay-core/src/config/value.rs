@@ -10,8 +10,8 @@ use smtp_proto::{Domain, Mailbox};
 
 use super::credential::a_labels;
 use super::{
-    DmarcAction, DomainPattern, HostPort, IpFamilies, KeyState, ListenerTls, PreflightMode,
-    Protocol, Rate, ReturnPathState, Role, SenderPattern, TlsLevel, TlsMode,
+    DmarcAction, DomainPattern, HostPort, InDoubt, IpFamilies, KeyState, ListenerTls,
+    PreflightMode, Protocol, Rate, ReturnPathState, Role, SenderPattern, TlsLevel, TlsMode,
 };
 use crate::sasl::Verifier;
 
@@ -165,6 +165,10 @@ pub(super) const PROTOCOL: Kind<Protocol> = Kind {
 pub(super) const IP_FAMILIES: Kind<IpFamilies> = Kind {
     allowed: "\"ipv4\", \"ipv6\", \"both\"",
     parse: ip_families,
+};
+pub(super) const IN_DOUBT: Kind<InDoubt> = Kind {
+    allowed: "\"retry\" (it may come twice), \"hold\" (until an administrator decides)",
+    parse: in_doubt,
 };
 pub(super) const NETWORK: Kind<IpNet> = Kind {
     allowed: "a network or an address, such as \"192.0.2.0/24\", \"2001:db8::/48\", \"192.0.2.1\"",
@@ -343,6 +347,14 @@ fn ip_families(text: &str) -> Result<IpFamilies, String> {
         "ipv4" => Ok(IpFamilies::Ipv4),
         "ipv6" => Ok(IpFamilies::Ipv6),
         "both" => Ok(IpFamilies::Both),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn in_doubt(text: &str) -> Result<InDoubt, String> {
+    match text {
+        "retry" => Ok(InDoubt::Retry),
+        "hold" => Ok(InDoubt::Hold),
         _ => Err(unreadable(text)),
     }
 }

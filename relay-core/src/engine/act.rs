@@ -1,7 +1,7 @@
 //! What an administrator does to queued messages: retry, hold, release, bounce, remove.
 //!
 //! A selector's domain narrows retry, bounce and remove to the recipients there; a hold is of the
-//! whole message. A job that is being delivered is not stopped: bounce and remove apply to what that
+//! whole message, a release also of its jobs that are held because they are in doubt. A job that is being delivered is not stopped: bounce and remove apply to what that
 //! attempt leaves over.
 
 use std::time::Duration;
@@ -111,7 +111,7 @@ impl Engine {
             let done = match action {
                 Action::Retry => self.retry(message, &jobs),
                 Action::Hold => self.hold(message),
-                Action::Release => self.release(message),
+                Action::Release => self.release(message, &jobs),
                 Action::Bounce => self.give_up(&jobs, Then::Bounce),
                 Action::Remove => self.give_up(&jobs, Then::Remove),
             };
@@ -121,7 +121,8 @@ impl Engine {
     }
 
     fn retry(&mut self, message: u32, jobs: &[u32]) -> bool {
-        if self.table.messages[message].held || jobs.is_empty() {
+        let in_doubt = |job: &u32| self.table.jobs[*job].marks.held();
+        if self.table.messages[message].held || jobs.iter().all(in_doubt) {
             return false;
         }
         self.changed(message, "retried");
@@ -155,17 +156,24 @@ impl Engine {
         true
     }
 
-    fn release(&mut self, message: u32) -> bool {
-        if !std::mem::replace(&mut self.table.messages[message].held, false) {
+    /// Releases a held message, and those of its jobs that are held because they are in doubt.
+    fn release(&mut self, message: u32, jobs: &[u32]) -> bool {
+        let held = std::mem::replace(&mut self.table.messages[message].held, false);
+        let doubtful = self.release_doubtful(jobs);
+        if held {
+            self.note_held(message, "released");
+        } else if doubtful {
+            self.changed(message, "released");
+        } else {
             return false;
         }
-        self.note_held(message, "released");
         let now = self.clock.tick();
         let oldest = now.before(self.config.delivery.expire.saturating_sub(RELEASED_MIN));
         let entry = &mut self.table.messages[message];
         entry.birth = entry.birth.max(oldest);
         for job in self.table.jobs_of(message) {
-            if self.table.jobs[job].state != JobState::Parked {
+            let entry = &self.table.jobs[job];
+            if entry.state != JobState::Parked || entry.marks.held() {
                 continue;
             }
             let due = self.table.jobs[job].due;

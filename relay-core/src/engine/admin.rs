@@ -43,14 +43,12 @@ impl Engine {
     /// The state of the relay. It looks at every job.
     #[must_use]
     pub fn status(&self) -> Status {
-        let held = self
-            .table
-            .messages
-            .iter()
-            .filter(|(_, message)| message.held);
-        let held = held
-            .flat_map(|(message, _)| self.table.jobs_of(message))
-            .map(|job| u64::from(self.table.jobs[job].recipients.len()));
+        let held = self.table.jobs.iter().filter(|(_, job)| {
+            // The message of a job that is gone may be gone too.
+            job.state != JobState::Gone
+                && (job.marks.held() || self.table.messages[job.message].held)
+        });
+        let held = held.map(|(_, job)| u64::from(job.recipients.len()));
         let counters = &self.counters;
         Status {
             hostname: self.config.hostname.to_string(),
@@ -189,6 +187,7 @@ impl Engine {
             state: state.to_owned(),
             next: next.map(|tick| rfc3339(self.clock.unix(tick))),
             last: self.last_line(handle).map(words),
+            in_doubt: job.marks.in_doubt(),
         }
     }
 }

@@ -36,9 +36,9 @@ pub(super) struct Finding {
 }
 
 /// Recipients with the same outcome.
-struct Group {
-    outcome: Outcome,
-    recipients: Vec<u32>,
+pub(super) struct Group {
+    pub(super) outcome: Outcome,
+    pub(super) recipients: Vec<u32>,
 }
 
 /// How an attempt is told.
@@ -224,15 +224,12 @@ impl Engine {
             let Outcome::Deferred {
                 reason,
                 retry_after,
-                in_doubt,
+                ..
             } = outcome
             else {
                 continue;
             };
             asked = asked.max(*retry_after);
-            if *in_doubt {
-                self.table.jobs[job].marks.set_in_doubt();
-            }
             line.get_or_insert_with(|| to_line(reason, host_of(telling.evidence)));
             crowded &= reason.code == Some(452) && reason.status == "4.5.3";
         }
@@ -241,6 +238,12 @@ impl Engine {
         let message = telling.message;
         if self.act_after_attempt(job) {
             return;
+        }
+        let Some(open) = self.hold_doubtful(job, telling, open) else {
+            return;
+        };
+        if open.iter().any(Group::is_in_doubt) {
+            self.table.jobs[job].marks.set_in_doubt();
         }
         if self.is_expired(message) && !self.table.messages[message].held {
             return self.expire(job);
@@ -254,7 +257,7 @@ impl Engine {
         };
         let next = self.clock.tick().after(wait).min(self.deadline(message));
         self.table.jobs[job].due = next;
-        self.tell_deferral(job, telling, open, line.unwrap_or_default());
+        self.tell_deferral(job, telling, open);
         if self.table.messages[message].held || crowded {
             self.dispatch(job);
         } else {
@@ -263,20 +266,11 @@ impl Engine {
     }
 
     /// Notes that a job waits until it is due, and says so.
-    fn tell_deferral(&mut self, job: u32, telling: &Telling<'_>, open: Vec<Group>, reason: String) {
+    pub(super) fn tell_deferral(&mut self, job: u32, telling: &Telling<'_>, open: Vec<Group>) {
+        self.note_deferred(job);
         let (entry, message) = (&self.table.jobs[job], &self.table.messages[telling.message]);
-        let (id, place) = (message.id, message.place);
-        let due = self.clock.unix(entry.due);
-        let state = DeferredState {
-            recipients: entry.recipients.to_vec(),
-            attempts: telling.attempt,
-            next: due,
-            delay_reported: message.delay_reported,
-            in_doubt: entry.marks.in_doubt(),
-            reason,
-        };
-        self.out
-            .push_back(Output::Note(id, place, Progress::Deferred(state)));
+        let id = message.id;
+        let next = (!entry.marks.held()).then(|| rfc3339(self.clock.unix(entry.due)));
         for Group {
             outcome,
             recipients,
@@ -287,7 +281,7 @@ impl Engine {
             } = outcome
             {
                 let attempt = telling.attempt(reason, &recipients);
-                let next = rfc3339(due);
+                let next = next.clone();
                 self.event(
                     id,
                     EventKind::Deferred {
@@ -298,6 +292,23 @@ impl Engine {
                 );
             }
         }
+    }
+
+    /// Notes how a job waits.
+    pub(super) fn note_deferred(&mut self, job: u32) {
+        let entry = &self.table.jobs[job];
+        let message = &self.table.messages[entry.message];
+        let state = DeferredState {
+            recipients: entry.recipients.to_vec(),
+            attempts: u32::from(entry.attempts),
+            next: self.clock.unix(entry.due),
+            delay_reported: message.delay_reported,
+            in_doubt: entry.marks.in_doubt(),
+            held: entry.marks.held(),
+            reason: self.table.reason(job).unwrap_or_default().to_owned(),
+        };
+        let note = Output::Note(message.id, message.place, Progress::Deferred(state));
+        self.out.push_back(note);
     }
 
     /// Does to a picked job what an administrator asked for while it was being delivered. Whether

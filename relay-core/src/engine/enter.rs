@@ -159,6 +159,7 @@ impl Engine {
                 if group.in_doubt {
                     job.marks.set_in_doubt();
                 }
+                job.marks.set_held(group.held);
             }
             let job = self.table.insert_job(job);
             if let Some(group) = seed.deferred {
@@ -233,6 +234,7 @@ impl Engine {
             }
             for job in self.table.jobs_of(message) {
                 match self.table.jobs[job].due {
+                    _ if self.table.jobs[job].marks.held() => {}
                     at if at <= tick => due.push(job),
                     at => self.table.wait(job, at),
                 }

@@ -12,11 +12,15 @@ impl Engine {
         let entry = &self.table.jobs[job];
         let (message, recipients) = (entry.message, entry.recipients.to_vec());
         let (last, host) = self.last_line(job).map(from_line).unzip();
+        let in_doubt = match self.table.jobs[job].marks.in_doubt() {
+            true => "; one attempt may have delivered it: its final reply never came",
+            false => "",
+        };
         let entry = &self.table.messages[message];
         let late = entry.wants.late_return() && entry.late <= self.clock.tick();
         let rule = if late { "deliver-by" } else { "expired" };
         let text = match &last {
-            Some(last) => format!("not delivered in time; last: {last}"),
+            Some(last) => format!("not delivered in time{in_doubt}; last: {last}"),
             None => "not delivered in time, and never tried".to_owned(),
         };
         let reason = Reason {

@@ -34,6 +34,7 @@ mod capacity;
 mod conclude;
 mod counters;
 mod deliver;
+mod doubt;
 mod enter;
 mod give_up;
 mod held;

@@ -274,6 +274,10 @@ impl Engine {
         let id = self.table.messages[message].id;
         let mut reports = Vec::new();
         for job in self.table.jobs_of(message) {
+            // Nothing that is held for being in doubt is certain to be late, or to be tried again.
+            if self.table.jobs[job].marks.held() {
+                continue;
+            }
             let (reason, host, tried) = self.last_reason(job);
             let recipients = self.table.jobs[job].recipients.to_vec();
             reports.extend(recipients.into_iter().map(|index| RecipientReport {

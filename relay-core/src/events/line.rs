@@ -42,7 +42,10 @@ impl fmt::Display for DeliveryEvent {
                 in_doubt,
             } => {
                 line(f, "deferred", attempt)?;
-                write!(f, " next={next}")?;
+                match next {
+                    Some(next) => write!(f, " next={next}")?,
+                    None => f.write_str(" held")?,
+                }
                 f.write_str(if *in_doubt {
                     " (it may have been delivered)"
                 } else {
@@ -168,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_line_names_what_decided() {
-        let next = "2024-06-19T19:27:45.120Z".to_owned();
+        let next = Some("2024-06-19T19:27:45.120Z".to_owned());
         let deferred = EventKind::Deferred {
             attempt: attempt(),
             next,
@@ -249,7 +252,7 @@ mod tests {
             EventKind::Bounced(attempt()),
             EventKind::Deferred {
                 attempt: attempt(),
-                next: "x".into(),
+                next: Some("x".into()),
                 in_doubt: false,
             },
             EventKind::NotReported {

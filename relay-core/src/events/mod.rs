@@ -62,8 +62,8 @@ pub enum EventKind {
         /// The attempt.
         #[serde(flatten)]
         attempt: Attempt,
-        /// When the next one is due, as RFC 3339.
-        next: String,
+        /// When the next one is due, as RFC 3339; none for what is held.
+        next: Option<String>,
         /// The final reply never came: it may have been delivered.
         in_doubt: bool,
     },

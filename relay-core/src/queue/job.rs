@@ -208,6 +208,7 @@ impl Marks {
     const IN_DOUBT: u8 = 1;
     const BOUNCE: u8 = 2;
     const REMOVE: u8 = 4;
+    const HELD: u8 = 8;
 
     /// The final reply of an attempt never came: it may have been delivered.
     pub(crate) const fn in_doubt(self) -> bool {
@@ -216,6 +217,19 @@ impl Marks {
 
     pub(crate) const fn set_in_doubt(&mut self) {
         self.0 |= Self::IN_DOUBT;
+    }
+
+    /// It is in doubt, and not tried again before somebody says so.
+    pub(crate) const fn held(self) -> bool {
+        self.0 & Self::HELD != 0
+    }
+
+    pub(crate) const fn set_held(&mut self, held: bool) {
+        self.0 = if held {
+            self.0 | Self::HELD
+        } else {
+            self.0 & !Self::HELD
+        };
     }
 
     /// What an administrator wants done when the attempt that runs is over.

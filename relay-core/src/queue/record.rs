@@ -193,6 +193,8 @@ pub struct DeferredState {
     pub delay_reported: bool,
     /// The final reply of an attempt never came: it may have been delivered.
     pub in_doubt: bool,
+    /// It is held for that: not tried again before it is released.
+    pub held: bool,
     /// The last reply or reason, sanitised, at most 512 octets.
     pub reason: String,
 }

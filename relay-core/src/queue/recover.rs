@@ -111,6 +111,7 @@ mod tests {
             next: UnixTime::from_secs(1),
             delay_reported: false,
             in_doubt: false,
+            held: false,
             reason: String::new(),
         }
     }

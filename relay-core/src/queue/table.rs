@@ -175,6 +175,11 @@ impl Table {
         self.reasons.release(before);
     }
 
+    /// Why a job waits.
+    pub(crate) fn reason(&self, job: u32) -> Option<&str> {
+        self.reasons.get(self.jobs[job].reason)
+    }
+
     /// The jobs of a message.
     pub(crate) fn jobs_of(&self, message: u32) -> Vec<u32> {
         let mut jobs = Vec::new();
@@ -222,6 +227,7 @@ impl Table {
                     next: clock.unix(job.due),
                     delay_reported: entry.delay_reported,
                     in_doubt: job.marks.in_doubt(),
+                    held: job.marks.held(),
                     reason: self.reasons.get(job.reason).unwrap_or_default().to_owned(),
                 });
             }

@@ -106,6 +106,17 @@ fn nothing_done(client: &Client, id: &str) -> String {
                 "{id} is held: `queue release` lets it go on, `queue bounce` or `queue remove` ends it"
             )
         }
+        Ok(entry)
+            if entry
+                .jobs
+                .iter()
+                .any(|job| job.in_doubt && job.state == "held") =>
+        {
+            format!(
+                "{id} may have been delivered, and is held for that: `queue release` tries it again, \
+                 `queue bounce` or `queue remove` ends it"
+            )
+        }
         Ok(_) => format!("{id} is queued, and there is nothing to do or nothing that fits"),
         Err(error) => error.to_string(),
     }
@@ -248,10 +259,13 @@ fn queue_table(entries: &[QueueEntry]) -> Table {
     ]);
     for entry in entries {
         for job in &entry.jobs {
-            let state = match &job.next {
+            let mut state = match &job.next {
                 Some(next) => format!("{} until {}", job.state, whole_seconds(next)),
                 None => job.state.clone(),
             };
+            if job.in_doubt {
+                state.push_str(", in doubt");
+            }
             table.add_row([
                 entry.id.clone(),
                 match entry.from.as_deref() {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use relay_core::config::InDoubt;
 use relay_core::events::{Attempt, DeliveryEvent, EventKind};
 use relay_core::time::{Instant, Now};
 
@@ -61,6 +62,8 @@ struct Recipient {
     reported: bool,
     /// No attempt before.
     not_before: Option<Instant>,
+    /// Held since then, because it is in doubt: no attempt before somebody releases it.
+    held: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -103,6 +106,8 @@ pub struct Figures {
     pub reports: u64,
     /// Times that the relay died.
     pub crashes: u64,
+    /// Recipients held because their delivery was in doubt.
+    pub held: u64,
     /// Calls of the disk that failed.
     pub disk_faults: u64,
 }
@@ -122,6 +127,8 @@ pub(crate) struct Book {
     retry: Vec<Duration>,
     expire: Duration,
     note_max: Duration,
+    /// Deliveries in doubt are held.
+    holds: bool,
     flips: u64,
     faults: u64,
     jumps: bool,
@@ -142,6 +149,7 @@ impl Book {
             retry: profile.retry.clone(),
             expire: profile.expire,
             note_max: NOTE_MAX + 3 * profile.disk.slow,
+            holds: profile.in_doubt == InDoubt::Hold,
             flips: 0,
             faults: 0,
             jumps: profile.clock_jumps > 0,
@@ -254,9 +262,14 @@ impl Book {
         self.life += 1;
         self.crashes.push(now);
         self.figures.crashes += 1;
+        let (damaged, note_max) = (self.faults > 0 || self.flips > 0, self.note_max);
         for entry in self.entries.values_mut() {
             for recipient in entry.recipients.values_mut() {
                 recipient.not_before = None;
+                // What was not on the disk yet, or was damaged there, is forgotten.
+                recipient
+                    .held
+                    .take_if(|at| damaged || now.since(*at) <= note_max);
             }
         }
     }
@@ -280,6 +293,7 @@ impl Book {
                 entry.touched_by_admin = true;
                 for recipient in entry.recipients.values_mut() {
                     recipient.not_before = None;
+                    recipient.held = None;
                 }
             }
         }
@@ -306,6 +320,9 @@ impl Book {
             wrong = Some(format!(
                 "{to} is tried {by:?} before the time that its deferral named"
             ));
+        }
+        if entry.recipients.get(to).is_some_and(|r| r.held.is_some()) {
+            wrong = Some(format!("{to} is tried though it is held, being in doubt"));
         }
         if let Fate::Acknowledged(at) = entry.fate
             && now.since(at) > last
@@ -465,7 +482,12 @@ impl Book {
                 in_doubt,
             } => {
                 if let Some(Subject::Message(token)) = subject {
-                    self.deferred(token, attempt, (&event.time, next), *in_doubt, now);
+                    match next {
+                        Some(next) => {
+                            self.deferred(token, attempt, (&event.time, next), *in_doubt, now);
+                        }
+                        None => self.held(token, attempt, *in_doubt, now.instant),
+                    }
                 }
             }
             EventKind::Bounced(attempt) | EventKind::Expired(attempt) => match subject {
@@ -603,6 +625,22 @@ impl Book {
                 last.in_doubt |= in_doubt;
             }
             None
+        });
+    }
+
+    /// A delivery in doubt is held.
+    fn held(&mut self, token: u64, attempt: &Attempt, in_doubt: bool, now: Instant) {
+        let allowed = self.holds && in_doubt;
+        self.figures.held += attempt.recipients.len() as u64;
+        self.each(token, &attempt.recipients, |name, recipient| {
+            recipient.held = Some(now);
+            recipient.not_before = None;
+            if let Some(last) = &mut recipient.last
+                && last.confirmed.is_none()
+            {
+                last.in_doubt = true;
+            }
+            (!allowed).then(|| format!("{name} is held, which nobody asked for"))
         });
     }
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use relay_core::config::InDoubt;
 use relay_core::rng::Rng;
 
 use super::agenda::Dice;
@@ -56,6 +57,8 @@ pub struct Profile {
     pub retry: Vec<Duration>,
     /// How long a message is tried.
     pub expire: Duration,
+    /// What becomes of deliveries in doubt.
+    pub in_doubt: InDoubt,
     /// Connections of a lane.
     pub lane_connections: usize,
     /// Connections of all lanes.
@@ -189,6 +192,7 @@ impl Profile {
             client_per_mille: 0,
             retry: [1, 5, 15, 60].map(|minutes| minutes * MINUTE).to_vec(),
             expire: 72 * HOUR,
+            in_doubt: InDoubt::Retry,
             lane_connections: 4,
             connections: 100,
             connection_messages: 20,
@@ -274,6 +278,10 @@ impl Profile {
                 rng.pick(&[64 << 10, 256 << 10])
             },
             tls_required: rng.chance(100),
+            in_doubt: match rng.chance(200) {
+                true => InDoubt::Hold,
+                false => InDoubt::Retry,
+            },
             plant: None,
         }
     }

@@ -88,6 +88,7 @@ impl Figures {
         self.failed += other.failed;
         self.reports += other.reports;
         self.crashes += other.crashes;
+        self.held += other.held;
         self.disk_faults += other.disk_faults;
     }
 }

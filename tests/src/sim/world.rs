@@ -340,6 +340,7 @@ impl World {
                 let doubt = if *in_doubt { ", in doubt" } else { "" };
                 let (to, reason) = (attempt.recipients.join(" "), &attempt.reason);
                 let nr = attempt.attempt;
+                let next = next.as_deref().unwrap_or("it is released");
                 self.tell(format_args!(
                     "{id} attempt {nr} for {to} until {next}{doubt}: {} {}",
                     reason.rule, reason.text
@@ -588,7 +589,8 @@ impl World {
         if !self.calm {
             return false;
         }
-        if queue.iter().any(|entry| entry.held) {
+        let held = |entry: &QueueEntry| entry.held || entry.jobs.iter().any(|j| j.state == "held");
+        if queue.iter().any(held) {
             self.book.touched(None);
             let _ = self.ask_admin(AdminRequest::Act(Action::Release, Selector::default()));
         }
@@ -658,6 +660,7 @@ fn config(profile: &Profile) -> Config {
     delivery.connections = profile.connections;
     delivery.messages_per_connection = profile.connection_messages;
     delivery.ip_families = relay_core::config::IpFamilies::Ipv4;
+    delivery.in_doubt = profile.in_doubt;
     delivery.tls = match profile.tls_required {
         true => TlsLevel::Require,
         false => TlsLevel::Opportunistic,

@@ -41,6 +41,7 @@ fn waiting(n: u64) -> Recovered {
             next: now + Duration::from_secs(3000 + n % 600),
             delay_reported: false,
             in_doubt: false,
+            held: false,
             reason: format!("450 4.2.0 rcpt rcpt-4xx mx{}.example Greylisted", n % 100),
         })],
     }

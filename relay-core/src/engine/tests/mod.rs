@@ -6,6 +6,7 @@
 mod administration;
 mod admission;
 mod delivery;
+mod doubt;
 mod handling;
 mod held;
 mod lanes;

@@ -209,7 +209,9 @@ fn write_deferred(writer: &mut Writer<'_>, deferred: &DeferredState) {
     writer.indexes(&deferred.recipients);
     writer.varint(deferred.attempts);
     writer.u64(deferred.next.as_millis());
-    writer.u8(u8::from(deferred.delay_reported) | u8::from(deferred.in_doubt) << 1);
+    writer.u8(u8::from(deferred.delay_reported)
+        | u8::from(deferred.in_doubt) << 1
+        | u8::from(deferred.held) << 2);
     writer.text(&deferred.reason);
 }
 
@@ -218,7 +220,7 @@ fn read_deferred(reader: &mut Reader<'_>) -> Result<DeferredState, Invalid> {
     let attempts = reader.varint()?;
     let next = UnixTime::from_millis(reader.u64()?);
     let flags = reader.u8()?;
-    if flags > 3 {
+    if flags > 7 {
         return Err(Invalid::Content("an unknown flag"));
     }
     let reason = reader.text()?.to_owned();
@@ -228,6 +230,7 @@ fn read_deferred(reader: &mut Reader<'_>) -> Result<DeferredState, Invalid> {
         next,
         delay_reported: flags & 1 != 0,
         in_doubt: flags & 2 != 0,
+        held: flags & 4 != 0,
         reason,
     })
 }

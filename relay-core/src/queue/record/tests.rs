@@ -144,13 +144,14 @@ fn deferred() -> impl Strategy<Value = DeferredState> {
         any::<u32>(),
         any::<u64>(),
     );
-    (numbers, any::<bool>(), any::<bool>(), ".{0,80}").prop_map(
-        |((recipients, attempts, next), delay_reported, in_doubt, reason)| DeferredState {
+    (numbers, any::<bool>(), any::<(bool, bool)>(), ".{0,80}").prop_map(
+        |((recipients, attempts, next), delay_reported, (in_doubt, held), reason)| DeferredState {
             recipients,
             attempts,
             next: UnixTime::from_millis(next),
             delay_reported,
             in_doubt,
+            held,
             reason,
         },
     )

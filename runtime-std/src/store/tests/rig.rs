@@ -152,6 +152,7 @@ pub(super) fn deferred(attempts: u32) -> DeferredState {
         next: UnixTime::from_millis(5),
         delay_reported: false,
         in_doubt: false,
+        held: false,
         reason: "450 4.2.0 later".to_owned(),
     }
 }
