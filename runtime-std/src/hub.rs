@@ -15,6 +15,7 @@
 //! after the lock, since whoever is woken by them asks for it at once.
 
 mod options;
+mod recovery;
 mod reload;
 mod report;
 mod seat;
@@ -24,11 +25,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread::available_parallelism;
+use std::thread::{JoinHandle, available_parallelism};
 
 pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError};
 pub use seat::{DeliverySeat, SessionSeat};
@@ -73,6 +73,7 @@ pub struct Hub {
     /// How many sessions there may be, those included that are turned away.
     seats: usize,
     stopping: AtomicBool,
+    recovery: Mutex<Option<JoinHandle<()>>>,
     drained: Arc<Slot<()>>,
     admin_address: OnceLock<SocketAddr>,
     me: Weak<Self>,
@@ -92,8 +93,9 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// Opens the journal and the store, hands every recovered message to a new engine, and starts the
-    /// store. Deliveries of what was recovered start at once.
+    /// Opens the journal and the store, starts it, and begins to hand what an earlier run left to a new
+    /// engine. A small queue is there when this returns; a large one is read while mail is accepted, and
+    /// its deliveries begin when all of it was read.
     ///
     /// # Errors
     /// [`StartError`] names what could not be opened.
@@ -126,15 +128,9 @@ impl Hub {
             descriptors: resources::descriptors(),
             connection: spawn.connection_memory(),
         });
-        let mut engine = Engine::new(Arc::clone(&config), clock.now(), rng.fork())
+        let engine = Engine::new(Arc::clone(&config), clock.now(), rng.fork())
             .with_capacity(capacity)
             .with_turns(available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)));
-        store
-            .recover(&mut |recovered| {
-                engine.handle_input(clock.now(), Input::Recovered(Box::new(recovered)));
-                ControlFlow::Continue(())
-            })
-            .map_err(StartError::Recover)?;
         let resolver = Resolver::new(&config.dns, config.delivery.ip_families, rng.fork());
         let hub = Arc::new_cyclic(|me| Self {
             clock,
@@ -154,12 +150,14 @@ impl Hub {
             next_id: AtomicU64::new(1),
             seats: capacity.seats(),
             stopping: AtomicBool::new(false),
+            recovery: Mutex::default(),
             drained: Slot::new(),
             admin_address: OnceLock::new(),
             me: me.clone(),
         });
         hub.store.start(Arc::new(Sink(Arc::downgrade(&hub))))?;
         hub.input(Input::StoreStatus(Box::new(hub.store.status())));
+        hub.begin_recovery()?;
         Ok(hub)
     }
 
@@ -419,6 +417,7 @@ impl Hub {
 
     /// Closes the store, the journal and the subscriptions. Blocks for one sync.
     pub fn close(&self) {
+        self.end_recovery();
         self.store.close();
         self.journal.close();
         self.subscribers.close();

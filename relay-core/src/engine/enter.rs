@@ -28,6 +28,8 @@ const SPREAD_MILLIS: u64 = 10;
 pub(super) struct Recovering {
     /// The last sign of life of the run before, by its wall clock.
     latest: UnixTime,
+    /// The highest id so far. All that this run accepts have higher ones.
+    last: Option<MessageId>,
 }
 
 /// What one job of a message starts with.
@@ -168,17 +170,16 @@ impl Engine {
         }
     }
 
-    /// Takes over a message that the store held when it was opened.
+    /// Takes over a message that the store held when it was opened. It rests until all are here: only then
+    /// is known when the run before ended, and so how old each is.
     pub(super) fn recovered(&mut self, recovered: Recovered) {
         let Recovered {
             message,
             place,
             progress,
         } = recovered;
-        debug_assert!(
-            self.recovering.is_some(),
-            "recovery comes before any other input"
-        );
+        let recovering = self.recovering.get_or_insert_default();
+        recovering.last = recovering.last.max(Some(message.id));
         self.accept.skip_to(message.id);
         if self.table.find(message.id).is_some() {
             return;
@@ -217,14 +218,18 @@ impl Engine {
     /// All messages are here: their ages begin to count, and their jobs to wait. What is due comes
     /// up spread over a while.
     pub(super) fn finish_recovery(&mut self) {
-        let Some(Recovering { latest }) = self.recovering.take() else {
+        let Some(Recovering {
+            latest,
+            last: Some(last),
+        }) = self.recovering.take()
+        else {
             return;
         };
         let tick = self.clock.tick();
         let now = self.clock.now().unix;
         let expire = self.config.delivery.expire;
         let mut due = Vec::new();
-        for message in self.table.after(None).collect::<Vec<_>>() {
+        for message in self.table.up_to(last).collect::<Vec<_>>() {
             let entry = &mut self.table.messages[message];
             let accepted = UnixTime::from_secs(u64::from(entry.accepted));
             let age = recover::age(accepted, latest, now, expire);
@@ -233,6 +238,10 @@ impl Engine {
                 continue;
             }
             for job in self.table.jobs_of(message) {
+                // An administrator may have sent one on its way.
+                if self.table.jobs[job].state != JobState::Parked {
+                    continue;
+                }
                 match self.table.jobs[job].due {
                     _ if self.table.jobs[job].marks.held() => {}
                     at if at <= tick => due.push(job),

@@ -30,8 +30,11 @@ pub enum Input {
     Resolved(ResolveId, MxAnswer),
     /// The receipt of an [`Output::Store`].
     Stored(WriteId, Result<Place, StoreFailed>),
-    /// A message that the store held when it was opened. Given before any other input.
+    /// A message that the store held when it was opened. Others may come meanwhile, once the store said
+    /// of itself which ids were used.
     Recovered(Box<Recovered>),
+    /// All that the store held was given: its deliveries begin.
+    AllRecovered,
     /// What became of an [`Output::Report`].
     ReportWritten {
         /// The message that the report is about.

@@ -86,7 +86,7 @@ pub struct Engine {
     out: VecDeque<Output>,
     /// The last [`Output::Wait`] that was given.
     waits: Option<Instant>,
-    /// Until the first input that is not `Recovered`.
+    /// From the first `Recovered` to `AllRecovered`.
     recovering: Option<Recovering>,
     stopping: bool,
     admit: Admit,
@@ -104,8 +104,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine with an empty queue. Hand in each message of the store as [`Input::Recovered`]
-    /// before any other input.
+    /// An engine with an empty queue. First hand in what the store says of itself, so that no id is given
+    /// twice; then each of its messages as [`Input::Recovered`], beside all else that happens; then
+    /// [`Input::AllRecovered`], from when on what was recovered is delivered.
     #[must_use]
     pub fn new(config: Arc<Config>, now: Now, mut rng: Rng) -> Self {
         let clock = Clock::new(now);
@@ -120,7 +121,7 @@ impl Engine {
             rng,
             out: VecDeque::new(),
             waits: None,
-            recovering: Some(Recovering::default()),
+            recovering: None,
             stopping: false,
             accept: Accept::default(),
             table: Table::new(capacity.kept),
@@ -153,16 +154,14 @@ impl Engine {
     /// Takes one input. What it leads to is given by [`Engine::poll_output`].
     pub fn handle_input(&mut self, now: Now, input: Input) {
         let gap = self.clock.set(now);
-        if !matches!(input, Input::Recovered(_)) {
-            self.finish_recovery();
-            self.forgive(gap);
-        }
+        self.forgive(gap);
         match input {
             Input::Ask(session, ask) => self.ask(session, ask),
             Input::Report(delivery, report) => self.report(delivery, report),
             Input::Resolved(id, answer) => self.resolved(id, answer),
             Input::Stored(write, result) => self.stored(write, result),
             Input::Recovered(recovered) => return self.recovered(*recovered),
+            Input::AllRecovered => self.finish_recovery(),
             Input::ReportWritten { about, report } => self.report_written(about, report),
             Input::StoreStatus(status) => self.store_says(*status),
             Input::Moved(id, from, to) => self.moved(id, from, to),
@@ -190,11 +189,7 @@ impl Engine {
             return Some(output);
         }
         self.out.shrink_to(1024);
-        let waits = if self.recovering.is_some() {
-            None
-        } else {
-            self.next_chore()
-        };
+        let waits = self.next_chore();
         if waits == self.waits {
             return None;
         }

@@ -3,6 +3,7 @@
 //! ```text
 //!  segment file   FileHeader, zeros to 4096, records ([`Header`], envelope, body) at multiples of 64
 //!  progress file  FileHeader, zeros to 64, [`Note`]s in frames at multiples of 8
+//!  index file     what a sealed segment holds: [`Index`]
 //! ```
 //!
 //! Every record has a length, a version, the number of its segment and checksums. They are CRC-32
@@ -11,6 +12,7 @@
 //! octets that pass for a record when a damaged file is searched for the next whole one.
 
 mod handling;
+mod index;
 mod message;
 mod note;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod wire;
 
 use std::fmt;
 
+pub use index::Index;
 pub use message::{ALIGN, HEADER_LEN, Header, RECORD_MAX, Stamp, decode, encode, restamp};
 pub use note::{NOTE_ALIGN, NOTE_MAX, Note};
 
@@ -79,6 +82,8 @@ pub enum FileKind {
     Segment,
     /// It holds notes; the one with the highest number counts.
     Progress,
+    /// It says what the segment with its number holds.
+    Index,
 }
 
 /// The first octets of each file of the store.
@@ -109,6 +114,7 @@ impl FileHeader {
             FileKind::Identity => 1,
             FileKind::Segment => 2,
             FileKind::Progress => 3,
+            FileKind::Index => 4,
         });
         writer.u32(self.number);
         writer.u64(self.salt);
@@ -143,6 +149,7 @@ impl FileHeader {
             1 => FileKind::Identity,
             2 => FileKind::Segment,
             3 => FileKind::Progress,
+            4 => FileKind::Index,
             _ => return Err(Invalid::Content("an unknown kind of file")),
         };
         if reserved != [0; 6] {

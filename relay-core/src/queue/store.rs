@@ -93,8 +93,8 @@ pub struct Recovered {
 /// `write`, `note` and `discard` only hand over, and `write_notes` waits for no disk; the others may, and
 /// an async runtime calls them where blocking is allowed.
 pub trait Store: Send + Sync + 'static {
-    /// Starts writing, and tells `sink` what happens. Called once, after [`Store::recover`] and before
-    /// the first `write`.
+    /// Starts writing, and tells `sink` what happens. Called once, before the first `write`, and before
+    /// [`Store::recover`] or after it.
     ///
     /// # Errors
     /// What the system says if it has no thread to give.
@@ -137,8 +137,10 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes the spool file of a message that was abandoned before acceptance.
     fn spool_discard(&self, message: MessageId);
 
-    /// Calls `each` for every message that was accepted and not discarded, oldest first, until it
-    /// breaks. Called once, before the first `write`.
+    /// Calls `each` for every message that an earlier run accepted and that was not discarded, oldest
+    /// first, until it breaks. It may take long: the runtime calls it while messages are accepted and
+    /// written already, which are not among those. If it breaks or fails, another call goes on where it
+    /// was; once it went through, there is none.
     ///
     /// # Errors
     /// [`LoadFailed::Io`] if the disk fails. A damaged record is quarantined and skipped, not an error.
@@ -165,11 +167,23 @@ pub struct StoreStatus {
     pub quarantined: u64,
     /// Why nothing is accepted, if so.
     pub refusing: Option<String>,
+    /// How far [`Store::recover`] is; none once it went through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovering: Option<Recovering>,
     /// The highest number of a [`MessageId`] in anything that the store found when it was opened, live
-    /// or not; 0 if there was nothing. Ids go on above it: whatever the clock says, what was noted of
+    /// or not; 0 if there was nothing. It is known before anything is recovered. Ids go on above it: whatever the clock says, what was noted of
     /// an old message must never be taken for a note of a new one.
     #[serde(default)]
     pub last_id: u64,
+}
+
+/// How many messages of an earlier run were read so far, and of how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Recovering {
+    /// Those that were read.
+    pub done: u64,
+    /// All of them, about: some may turn out to be settled, or damaged.
+    pub total: u64,
 }
 
 /// What a store tells the relay. The runtime implements it by locking the engine. Its methods may call

@@ -69,6 +69,11 @@ impl Table {
             .map(|(_, &message)| message)
     }
 
+    /// Messages with ids up to `last`, oldest first.
+    pub(crate) fn up_to(&self, last: MessageId) -> impl Iterator<Item = u32> {
+        self.ids.range(..=last).map(|(_, &message)| message)
+    }
+
     pub(crate) fn insert(&mut self, entry: MessageEntry) -> u32 {
         let id = entry.id;
         let message = self.messages.insert(entry);

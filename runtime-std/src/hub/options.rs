@@ -8,7 +8,7 @@ use relay_core::config::Credential;
 use relay_core::engine::Start;
 use relay_core::events::{ClientEvent, DeliveryEvent};
 use relay_core::id::{DeliveryId, ResolveId};
-use relay_core::queue::store::{LoadFailed, Store};
+use relay_core::queue::store::Store;
 use relay_core::time::Instant;
 
 use super::Hub;
@@ -93,8 +93,6 @@ pub enum StartError {
     Journal(io::Error),
     /// The store: its directory, its lock, its files.
     Store(OpenError),
-    /// The store's messages could not be read.
-    Recover(LoadFailed),
 }
 
 impl fmt::Display for StartError {
@@ -105,7 +103,6 @@ impl fmt::Display for StartError {
                 write!(f, "cannot open the journal in data_dir/events: {error}")
             }
             Self::Store(error) => write!(f, "cannot open the queue: {error}"),
-            Self::Recover(error) => write!(f, "cannot read the queue: {error}"),
         }
     }
 }

@@ -83,11 +83,6 @@ impl Log {
 
     /// There is an active segment afterwards.
     fn prepare(&mut self) -> Result<(), StoreFailed> {
-        if !self.recovered {
-            return Err(StoreFailed::Broken(
-                "the queue was not recovered yet".to_owned(),
-            ));
-        }
         let ready = if self.active.is_some() {
             Ok(())
         } else {
@@ -262,10 +257,10 @@ impl Log {
             segment: number,
             offset: member.offset,
         };
-        group
-            .records
-            .iter()
-            .for_each(|member| segment.push(member.offset, member.len));
+        for member in &group.records {
+            segment.push(member.offset, member.len);
+            segment.last_id = segment.last_id.max(member.id.as_u64());
+        }
         self.unnoted = true;
         Ok(group
             .records
@@ -305,12 +300,13 @@ impl Log {
             return;
         };
         self.emptied = true;
+        self.unindexed.insert(number);
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.state = state;
-            group
-                .records
-                .iter()
-                .for_each(|member| segment.push_void(member.offset));
+            for member in &group.records {
+                segment.push_void(member.offset);
+                segment.last_id = segment.last_id.max(member.id.as_u64());
+            }
         }
         for member in &group.records {
             self.note(&Note::Void {

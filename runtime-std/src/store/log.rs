@@ -88,7 +88,10 @@ pub(super) struct Log {
     pub(super) trouble: Option<StoreFailed>,
     /// The writer panicked: what is known here may be wrong.
     pub(super) panicked: Option<StoreFailed>,
+    /// All that an earlier run left was handed over: only now is known what may be moved or dropped.
     pub(super) recovered: bool,
+    /// Sealed segments whose checkpoint is to be written.
+    pub(super) unindexed: BTreeSet<u32>,
     /// Some sealed segment may have nothing live in it.
     pub(super) emptied: bool,
     /// Some segment was synced further than the notes say.
@@ -151,6 +154,7 @@ impl Log {
             trouble: None,
             panicked: None,
             recovered: false,
+            unindexed: BTreeSet::new(),
             emptied: true,
             unnoted: true,
             group: Group::default(),
@@ -168,6 +172,7 @@ impl Log {
         };
         segment.state = State::Sealed;
         self.emptied = true;
+        self.unindexed.insert(number);
         self.note_ends();
     }
 

@@ -8,22 +8,25 @@
 //!    progress-00000001  what happened to messages since: small notes, written at once, synced about
 //!                       once a second
 //!    spool/ID           bodies over 256 KiB
+//!    index-00000001     a checkpoint: which records a segment holds, so that a start need not read it
 //!    quarantine/        damaged records, kept for people to look at
 //!
 //!   sessions ─ write ─▶ waiting ─▶ writer thread: one write, one fdatasync for all ─▶ StoreSink::stored
 //!   engine ─ note, discard ─▶ pending ─▶ whoever noted: one write ─▶ writer thread: a sync now and then
 //! ```
 //!
-//! [`SegmentStore::open`], then [`Store::recover`], then [`SegmentStore::start`]; from then on
-//! [`Store::write`]. All that is done to files goes through [`Disk`]. A simulator opens the store on a
+//! [`SegmentStore::open`], then [`SegmentStore::start`]; from then on [`Store::write`], and beside it
+//! [`Store::recover`], which hands over what an earlier run left. All that is done to files goes through [`Disk`]. A simulator opens the store on a
 //! disk of its own and calls [`SegmentStore::step`] instead of `start`.
 
+mod checkpoint;
 mod commit;
 pub mod disk;
 mod log;
 mod open;
 mod options;
 mod progress;
+pub mod quarantine;
 mod recover;
 mod scan;
 mod segment;
@@ -53,7 +56,7 @@ use log::{Log, Paths, Write};
 pub use options::{OpenError, Options};
 use segment::Table;
 use spool::Spool;
-use writer::{Closing, Shared, figures, lock};
+use writer::{Closing, Shared, lock};
 
 /// What a [`SegmentStore::step`] leaves to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,7 +74,8 @@ pub struct SegmentStore {
 }
 
 impl SegmentStore {
-    /// Opens the queue in a data directory, or makes it. Next comes [`Store::recover`].
+    /// Opens the queue in a data directory, or makes it, and finds out which records are live: from the
+    /// checkpoints, or by reading the segments that have none.
     ///
     /// # Errors
     /// [`OpenError`] if another process uses it, or it cannot be read.
@@ -83,12 +87,20 @@ impl SegmentStore {
         let paths = Paths::new(data_dir);
         let queue = paths.queue.clone();
         let (parts, notes) = open::open(&*disk, data_dir, &paths, &options)?;
+        let dir = paths.queue.clone();
         let salt = parts.salt;
         let table = Arc::new(Table::default());
         let spool = Arc::new(Spool::new(Arc::clone(&disk), paths.spool.clone()));
         let both = (Arc::clone(&table), Arc::clone(&spool));
-        let log = Log::new(Arc::clone(&disk), paths, options.clone(), both, parts);
-        let shared = Shared::new((disk, queue), options, (table, spool), (log, notes), salt);
+        let mut log = Log::new(Arc::clone(&disk), paths, options.clone(), both, parts);
+        let recovery = log.take_stock(notes).map_err(|e| OpenError::io(&dir, e))?;
+        let shared = Shared::new(
+            (disk, queue),
+            options,
+            (table, spool),
+            (log, recovery),
+            salt,
+        );
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
             writer: Mutex::new(None),
@@ -176,18 +188,7 @@ impl Store for SegmentStore {
         &self,
         each: &mut dyn FnMut(Recovered) -> ControlFlow<()>,
     ) -> Result<(), LoadFailed> {
-        let mut notes = lock(&self.shared.notes);
-        let mut log = lock(&self.shared.log);
-        let (Some(found), Some(log)) = (&*notes, log.as_mut()) else {
-            return Err(LoadFailed::Io(
-                "the queue was recovered or closed before".to_owned(),
-            ));
-        };
-        if log.recover(found, each)?.is_continue() {
-            *notes = None;
-        }
-        *lock(&self.shared.figures) = figures(log);
-        Ok(())
+        self.shared.recover(each)
     }
 
     fn status(&self) -> StoreStatus {
@@ -213,6 +214,7 @@ impl Store for SegmentStore {
             free_bytes: free.unwrap_or(0),
             quarantined: figures.quarantined,
             refusing: figures.trouble.as_ref().map(ToString::to_string).or(low),
+            recovering: figures.recovering,
             last_id: figures.last_id,
         }
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use relay_core::queue::record::{FileHeader, FileKind, Invalid, Note};
 
+use super::checkpoint;
 use super::disk::{self, Disk, Lock, LockError};
 use super::log::{Parts, Paths};
 use super::progress::{self, ProgressLog};
@@ -35,10 +36,10 @@ pub(super) fn open(
         .map_err(|e| OpenError::io(&paths.queue, e))?;
     let salt = identity(disk, paths, options, &names)?;
     let (mut segments, mut free, next_slot) = slots(disk, paths, options, salt, &names)?;
-    let (progress, mut notes, intact) = read_progress(disk, paths, salt, &names)?;
+    let (progress, mut notes) = read_progress(disk, paths, salt, &names, !segments.is_empty())?;
     let newest = segments.keys().next_back().copied().unwrap_or(0);
     let mut next_segment = newest.max(notes.opened).saturating_add(1);
-    if !intact && !segments.is_empty() {
+    if !notes.intact && !segments.is_empty() {
         next_segment = next_segment.saturating_add(NUMBER_JUMP);
     }
     for number in &notes.emptied {
@@ -51,6 +52,12 @@ pub(super) fn open(
     }
     for (number, segment) in &mut segments {
         segment.noted_end = notes.synced.get(number).copied().unwrap_or(0);
+    }
+    for number in names.iter().filter_map(|name| checkpoint::segment_of(name)) {
+        if !segments.contains_key(&number) {
+            let path = paths.index(number);
+            remove_if_there(disk, &path).map_err(|e| OpenError::io(&path, e))?;
+        }
     }
     notes
         .voids
@@ -215,7 +222,7 @@ fn slots(
         let len = u32::try_from(file.size().map_err(io)?).unwrap_or(u32::MAX);
         let segment = match header.filter(|header| header.salt == salt) {
             Some(header) => Some(header.number),
-            None => scan::guess_segment(&*file, salt).map_err(io)?,
+            None => scan::guess_segment(&file, salt).map_err(io)?,
         };
         let slot = Slot {
             number,
@@ -242,7 +249,8 @@ fn read_progress(
     paths: &Paths,
     salt: u64,
     names: &[String],
-) -> Result<(ProgressLog, Notes, bool), OpenError> {
+    used: bool,
+) -> Result<(ProgressLog, Notes), OpenError> {
     let unfinished = progress::unfinished(&paths.queue);
     remove_if_there(disk, &unfinished).map_err(|e| OpenError::io(&unfinished, e))?;
     let mut numbers: Vec<u32> = names
@@ -253,8 +261,14 @@ fn read_progress(
     let mut notes = Notes::default();
     let Some(number) = numbers.pop() else {
         let path = paths.progress(1);
+        if used {
+            tracing::warn!(
+                path = %path.display(),
+                "the progress log is gone and made anew: what was delivered before may be delivered again"
+            );
+        }
         let log = new_progress(disk, paths, salt).map_err(|e| OpenError::io(&path, e))?;
-        return Ok((log, notes, false));
+        return Ok((log, notes));
     };
     let path = paths.progress(number);
     read_header(disk, &path, FileKind::Progress)?;
@@ -272,7 +286,8 @@ fn read_progress(
         let path = paths.progress(old);
         remove_if_there(disk, &path).map_err(|e| OpenError::io(&path, e))?;
     }
-    Ok((log, notes, damaged == 0))
+    notes.intact = damaged == 0;
+    Ok((log, notes))
 }
 
 fn new_progress(disk: &dyn Disk, paths: &Paths, salt: u64) -> io::Result<ProgressLog> {

@@ -6,7 +6,7 @@
 //! because it was begun after the one before it was on stable storage.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use relay_core::queue::record::{ALIGN, HEADER_LEN, Header};
 
@@ -17,22 +17,9 @@ use super::segment::PAGE;
 const WINDOW: usize = 1 << 20;
 
 /// A whole record whose checksums match.
-pub(super) struct Found<'a> {
+pub(super) struct Found {
     pub(super) offset: u32,
     pub(super) header: Header,
-    pub(super) payload: &'a [u8],
-}
-
-impl Found<'_> {
-    /// The record as something that cannot be delivered.
-    pub(super) fn as_damage(&self) -> Damage {
-        let len = u32::try_from(self.header.record_len()).unwrap_or(0);
-        Damage {
-            from: self.offset,
-            to: self.offset.saturating_add(len),
-            header: Some(self.header),
-        }
-    }
 }
 
 /// Octets that held something and do not any more.
@@ -53,25 +40,22 @@ enum Look {
 }
 
 /// What a scan found out besides the records.
-#[derive(Default)]
 pub(super) struct Scanned {
     /// The first page boundary behind all that counts.
     pub(super) end: u32,
     pub(super) damage: Vec<Damage>,
-    /// The visitor ended the scan.
-    pub(super) stopped: bool,
 }
 
 /// Calls `each` for every whole record of a segment, in order. `synced` is how far it is known to be
 /// synced.
 ///
 /// # Errors
-/// What the disk or the visitor says.
+/// What the disk says.
 pub(super) fn scan(
-    file: &dyn DiskFile,
+    file: &Arc<dyn DiskFile>,
     (segment, salt): (u32, u64),
     synced: u32,
-    each: &mut dyn FnMut(Found<'_>) -> io::Result<ControlFlow<()>>,
+    each: &mut dyn FnMut(Found),
 ) -> io::Result<Scanned> {
     let mut window = Window::new(file)?;
     let mut unread = Vec::new();
@@ -105,22 +89,10 @@ pub(super) fn scan(
         synced = synced.max(header.stamp.batch);
         if whole {
             end = end.max(next.next_multiple_of(PAGE));
-            let payload = window
-                .get(pos, header.record_len())?
-                .get(HEADER_LEN..)
-                .unwrap_or(&[]);
-            if each(Found {
+            each(Found {
                 offset: pos,
                 header,
-                payload,
-            })?
-            .is_break()
-            {
-                return Ok(Scanned {
-                    stopped: true,
-                    ..Scanned::default()
-                });
-            }
+            });
         } else {
             unread.push(Damage {
                 from: pos,
@@ -143,7 +115,6 @@ pub(super) fn scan(
     Ok(Scanned {
         end,
         damage: unread,
-        stopped: false,
     })
 }
 
@@ -151,7 +122,7 @@ pub(super) fn scan(
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn guess_segment(file: &dyn DiskFile, salt: u64) -> io::Result<Option<u32>> {
+pub(super) fn guess_segment(file: &Arc<dyn DiskFile>, salt: u64) -> io::Result<Option<u32>> {
     let mut window = Window::new(file)?;
     let mut highest = None;
     let mut pos = PAGE;
@@ -165,18 +136,18 @@ pub(super) fn guess_segment(file: &dyn DiskFile, salt: u64) -> io::Result<Option
 }
 
 /// A part of a file in memory, moving forward.
-struct Window<'a> {
-    file: &'a dyn DiskFile,
+pub(super) struct Window {
+    file: Arc<dyn DiskFile>,
     len: u32,
     start: u32,
     bytes: Vec<u8>,
 }
 
-impl<'a> Window<'a> {
-    fn new(file: &'a dyn DiskFile) -> io::Result<Self> {
+impl Window {
+    pub(super) fn new(file: &Arc<dyn DiskFile>) -> io::Result<Self> {
         let len = u32::try_from(file.size()?).unwrap_or(u32::MAX);
         Ok(Self {
-            file,
+            file: Arc::clone(file),
             len,
             start: 0,
             bytes: Vec::new(),
@@ -187,19 +158,19 @@ impl<'a> Window<'a> {
         u64::from(pos) + len as u64 <= u64::from(self.len)
     }
 
-    fn clamp(&self, pos: u64) -> u32 {
+    pub(super) fn clamp(&self, pos: u64) -> u32 {
         u32::try_from(pos.min(self.len.into())).unwrap_or(u32::MAX)
     }
 
     /// `len` octets from `pos` on; fewer at the end of the file.
-    fn get(&mut self, pos: u32, len: usize) -> io::Result<&[u8]> {
+    pub(super) fn get(&mut self, pos: u32, len: usize) -> io::Result<&[u8]> {
         let len = len.min((self.len - pos.min(self.len)) as usize);
         let loaded = pos >= self.start && (pos - self.start) as usize + len <= self.bytes.len();
         if !loaded {
             let ahead = WINDOW.min((self.len - pos.min(self.len)) as usize);
             self.bytes.resize(len.max(ahead), 0);
             self.start = pos;
-            let filled = disk::read_full_at(self.file, &mut self.bytes, pos.into())?;
+            let filled = disk::read_full_at(&*self.file, &mut self.bytes, pos.into())?;
             self.bytes.truncate(filled.max(len));
         }
         let at = (pos - self.start) as usize;

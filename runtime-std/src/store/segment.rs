@@ -12,11 +12,11 @@
 //! A slot is a file; a segment is one use of a slot, with a number that no other use has. The index
 //! keeps four octets for each record: its offset, and whether it is void.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use relay_core::id::MessageId;
-use relay_core::queue::record::ALIGN;
+use relay_core::queue::record::{ALIGN, Index};
 use relay_core::queue::store::Place;
 
 use super::disk::DiskFile;
@@ -62,6 +62,10 @@ pub(super) struct Segment {
     pub(super) noted_end: u32,
     /// It holds damage that could not be copied aside: it stays as it is.
     pub(super) keep: bool,
+    /// The highest message id in it.
+    pub(super) last_id: u64,
+    /// It has a checkpoint.
+    pub(super) indexed: bool,
     /// Offsets of records, ascending, with [`VOID`] for those that do not count any more.
     records: Vec<u32>,
     live: u32,
@@ -76,10 +80,46 @@ impl Segment {
             end,
             noted_end: 0,
             keep: false,
+            last_id: 0,
+            indexed: false,
             records: Vec::new(),
             live: 0,
             live_bytes: 0,
         }
+    }
+
+    /// Takes over what its checkpoint says, and what became void since.
+    pub(super) fn restore(&mut self, index: &Index, voids: Option<&BTreeSet<u32>>) {
+        self.end = index.end;
+        self.last_id = index.last_id;
+        self.indexed = true;
+        self.records.clone_from(&index.records);
+        for at in 0..self.records.len() {
+            let entry = &mut self.records[at];
+            if voids.is_some_and(|voids| voids.contains(&(*entry & !VOID))) {
+                *entry |= VOID;
+            }
+            if *entry & VOID == 0 {
+                self.live += 1;
+                self.live_bytes += u64::from(self.next_offset(at) - self.records[at]);
+            }
+        }
+    }
+
+    /// What its checkpoint says.
+    pub(super) fn index(&self, number: u32) -> Index {
+        Index {
+            segment: number,
+            end: self.end,
+            last_id: self.last_id,
+            records: self.records.clone(),
+        }
+    }
+
+    /// Where the record behind the one at `offset` begins, or its octets end.
+    pub(super) fn next_after(&self, offset: u32) -> u32 {
+        self.position(offset)
+            .map_or(offset, |index| self.next_offset(index))
     }
 
     /// Adds a live record at the end.
@@ -97,7 +137,7 @@ impl Segment {
 
     /// Makes a record void; false if it is unknown or was void.
     pub(super) fn void(&mut self, offset: u32) -> bool {
-        let Some(index) = self.index(offset) else {
+        let Some(index) = self.position(offset) else {
             return false;
         };
         if self.records[index] & VOID != 0 {
@@ -116,7 +156,7 @@ impl Segment {
         true
     }
 
-    fn index(&self, offset: u32) -> Option<usize> {
+    fn position(&self, offset: u32) -> Option<usize> {
         self.records
             .binary_search_by_key(&offset, |entry| entry & !VOID)
             .ok()
@@ -130,7 +170,7 @@ impl Segment {
 
     /// Whether there is a live record.
     pub(super) fn is_live(&self, offset: u32) -> bool {
-        self.index(offset)
+        self.position(offset)
             .is_some_and(|index| self.records[index] & VOID == 0)
     }
 

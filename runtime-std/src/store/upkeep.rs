@@ -70,7 +70,9 @@ impl Log {
     pub(super) fn tick(&mut self) {
         self.shrink();
         self.note_ends();
-        self.sync_notes();
+        if self.sync_notes() {
+            self.write_some_checkpoints();
+        }
         if !self.recovered {
             return;
         }
@@ -100,26 +102,30 @@ impl Log {
             || self.progress.is_dirty()
             || self.progress.is_broken()
             || self.trouble.is_some()
+            || !self.unindexed.is_empty()
             || !self.doomed.is_empty()
             || !self.unremoved.is_empty()
     }
 
-    /// The last step: everything is made durable.
+    /// The last step: everything is made durable, and the next start finds it fast.
     pub(super) fn finish(&mut self) {
+        self.seal();
         self.note_ends();
-        self.sync_notes();
+        if self.sync_notes() {
+            self.write_checkpoints(usize::MAX);
+        }
     }
 
-    /// Makes all notes durable, then what may happen only after that.
-    pub(super) fn sync_notes(&mut self) {
-        match self.progress.sync() {
-            Ok(()) => {
-                for message in std::mem::take(&mut self.doomed) {
-                    self.spool.remove(message);
-                }
-            }
-            Err(e) => tracing::warn!(error = %e, "the progress of deliveries was not synced"),
+    /// Makes all notes durable, then what may happen only after that. False if they are not.
+    fn sync_notes(&mut self) -> bool {
+        if let Err(e) = self.progress.sync() {
+            tracing::warn!(error = %e, "the progress of deliveries was not synced");
+            return false;
         }
+        for message in std::mem::take(&mut self.doomed) {
+            self.spool.remove(message);
+        }
+        true
     }
 
     /// After a failure: finds out whether the disk works again, so that the store resumes by itself.
@@ -155,6 +161,9 @@ impl Log {
                 continue;
             };
             self.table.close(number);
+            if segment.indexed {
+                self.forget_checkpoint(number);
+            }
             let reusable = match segment.state {
                 State::Poisoned => false,
                 State::Active | State::Sealed => segment.slot.len <= self.options.segment_size,

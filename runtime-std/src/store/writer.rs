@@ -12,12 +12,12 @@ use bytes::Bytes;
 use relay_core::id::{MessageId, WriteId};
 use relay_core::queue::message::{Body, Message};
 use relay_core::queue::record::{HEADER_LEN, Header, Invalid, decode};
-use relay_core::queue::store::{LoadFailed, Place, StoreFailed, StoreSink};
+use relay_core::queue::store::{LoadFailed, Place, Recovering, StoreFailed, StoreSink};
 
 use super::disk::{self, Disk, DiskFile};
 use super::log::{Discarded, Log, Receipt, Write};
 use super::progress::SharedLog;
-use super::recover::Notes;
+use super::recover::Recovery;
 use super::segment::Table;
 use super::spool::Spool;
 use super::{Next, Options};
@@ -38,8 +38,8 @@ pub(super) struct Shared {
     pub(super) ended: Condvar,
     /// Locked by the writer while it works; none after the store was closed.
     pub(super) log: Mutex<Option<Log>>,
-    /// Locked by `recover` alone.
-    pub(super) notes: Mutex<Option<Notes>>,
+    /// Locked by `recover` alone; none once it went through.
+    pub(super) recovery: Mutex<Option<Recovery>>,
     pub(super) figures: Mutex<Figures>,
     /// It was said that the disk is nearly full.
     pub(super) low_told: AtomicBool,
@@ -79,6 +79,7 @@ pub(super) struct Figures {
     pub(super) quarantined: u64,
     pub(super) last_id: u64,
     pub(super) trouble: Option<StoreFailed>,
+    pub(super) recovering: Option<Recovering>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,7 +91,7 @@ impl Shared {
         (disk, queue): (Arc<dyn Disk>, PathBuf),
         options: Options,
         (table, spool): (Arc<Table>, Arc<Spool>),
-        (log, notes): (Log, Notes),
+        (log, recovery): (Log, Recovery),
         salt: u64,
     ) -> Self {
         Self {
@@ -104,10 +105,13 @@ impl Shared {
             waiting: Mutex::default(),
             wake: Condvar::new(),
             ended: Condvar::new(),
-            figures: Mutex::new(figures(&log)),
+            figures: Mutex::new(Figures {
+                recovering: Some(recovery.progress()),
+                ..figures(&log)
+            }),
             low_told: AtomicBool::new(false),
             log: Mutex::new(Some(log)),
-            notes: Mutex::new(Some(notes)),
+            recovery: Mutex::new(Some(recovery)),
         }
     }
 
@@ -258,7 +262,9 @@ impl Shared {
         let more = log.upkeep(sink);
         let mut shown = lock(&self.figures);
         if tick || more {
+            let recovering = shown.recovering;
             *shown = figures(log);
+            shown.recovering = recovering;
         } else {
             shown.trouble.clone_from(&log.trouble);
         }
@@ -294,8 +300,7 @@ impl Shared {
     ) -> Result<(Message, Body), LoadFailed> {
         let file = self.table.file(place.segment);
         let file = file.ok_or_else(|| LoadFailed::Damaged("its segment is gone".to_owned()))?;
-        let (_, record) = read_record(&*file, place, self.salt)?;
-        let (header, found, body) = decode(&record).map_err(damaged)?;
+        let (header, found, body) = read_message(&*file, place, self.salt)?;
         if header.id != message {
             return Err(LoadFailed::Damaged(format!(
                 "its place holds {}",
@@ -308,6 +313,16 @@ impl Shared {
 
 fn damaged(why: Invalid) -> LoadFailed {
     LoadFailed::Damaged(why.to_string())
+}
+
+/// Reads the message at a place.
+pub(super) fn read_message(
+    file: &dyn DiskFile,
+    place: Place,
+    salt: u64,
+) -> Result<(Header, Message, Body), LoadFailed> {
+    let (_, record) = read_record(file, place, salt)?;
+    decode(&record).map_err(damaged)
 }
 
 /// Reads the record at a place; its header is checked, the rest is for [`decode`].
@@ -344,5 +359,6 @@ pub(super) fn figures(log: &Log) -> Figures {
         quarantined,
         last_id: log.last_id,
         trouble,
+        recovering: None,
     }
 }

@@ -102,6 +102,7 @@ pub(crate) enum Inner {
     Step {
         tick: bool,
     },
+    Recover,
     Dns {
         lookup: u64,
         exchange: u64,
@@ -167,7 +168,7 @@ impl StoreSink for Sink {
 }
 
 impl World {
-    /// Opens the store, recovers, and starts. True if that failed and is tried again a little later.
+    /// Opens the store and starts; what is in it is read meanwhile. True if that failed and is tried again a little later.
     pub(crate) fn boot(&mut self) -> bool {
         let options = Options {
             segment_size: self.profile.segment_size,
@@ -182,22 +183,9 @@ impl World {
         let config = Arc::clone(&self.config);
         let now = self.now();
         let mut rng = self.rng.fork();
-        let mut engine = Engine::new(Arc::clone(&config), now, rng.fork());
-        let skip = self.planted(Plant::RecoverySkips);
-        let mut found = 0u64;
+        let engine = Engine::new(Arc::clone(&config), now, rng.fork());
         let opened = SegmentStore::open(Path::new("/data"), options, Arc::new(self.disk.clone()))
-            .map_err(|error| error.to_string())
-            .and_then(|store| {
-                let each = &mut |recovered| {
-                    found += 1;
-                    if !(skip && found.is_multiple_of(3)) {
-                        engine.handle_input(now, ToEngine::Recovered(Box::new(recovered)));
-                    }
-                    ControlFlow::Continue(())
-                };
-                store.recover(each).map_err(|error| error.to_string())?;
-                Ok(store)
-            });
+            .map_err(|error| error.to_string());
         let (store, client_tls) = match (opened, ClientTls::new(Vec::new())) {
             (Ok(store), Ok(tls)) => (store, self.client_tls.get_or_insert(tls).clone()),
             (Err(why), _) => {
@@ -217,7 +205,7 @@ impl World {
                 return false;
             }
         };
-        self.tell(format_args!("the relay runs, with {found} messages"));
+        self.tell(format_args!("the relay runs"));
         let resolver = Resolver::new(&config.dns, config.delivery.ip_families, rng.fork());
         self.relay = Some(Relay {
             engine: Arc::new(Mutex::new(engine)),
@@ -239,7 +227,47 @@ impl World {
         });
         self.tick_store();
         self.status_in();
+        self.soon(Inner::Recover);
         false
+    }
+
+    /// Reads a few messages of the life before, and goes on a moment later.
+    fn recover(&mut self) {
+        let skip = self.planted(Plant::RecoverySkips);
+        let most = self.rng.range(1, 60) as usize;
+        let Some(relay) = &self.relay else {
+            return;
+        };
+        let store = Arc::clone(&relay.store);
+        let mut found = Vec::new();
+        let result = store.recover(&mut |recovered| {
+            found.push(recovered);
+            if found.len() < most {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        let more = found.len() == most;
+        for recovered in found {
+            if !(skip && recovered.message.id.as_u64().is_multiple_of(3)) {
+                self.engine_in(ToEngine::Recovered(Box::new(recovered)));
+            }
+        }
+        match result {
+            Ok(()) if more => self.soon(Inner::Recover),
+            Ok(()) => {
+                self.status_in();
+                self.engine_in(ToEngine::AllRecovered);
+            }
+            Err(why) if !self.disk.has_stopped() => {
+                self.tell(format_args!("the queue is not read: {why}"));
+                let life = self.life;
+                self.agenda
+                    .after(Duration::from_secs(5), Event::Relay(life, Inner::Recover));
+            }
+            Err(_) => {}
+        }
     }
 
     /// What the store says of itself goes to the engine.
@@ -944,6 +972,7 @@ impl World {
                 self.engine_in(ToEngine::Timeout);
             }
             Inner::Step { tick } => self.step(tick),
+            Inner::Recover => self.recover(),
             Inner::Dns {
                 lookup,
                 exchange,

@@ -598,7 +598,8 @@ impl World {
         let idle = self
             .engine(relay_core::engine::Engine::is_idle)
             .unwrap_or(false);
-        if done && status.queued == 0 && status.messages == 0 && idle {
+        let all_here = status.store.recovering.is_none();
+        if done && status.queued == 0 && status.messages == 0 && idle && all_here {
             self.tell(format_args!("the queue is empty"));
             self.book.settle();
             return true;

@@ -598,6 +598,7 @@ impl World {
             };
             self.input(Input::Recovered(Box::new(recovered)));
         }
+        self.input(Input::AllRecovered);
         self.input(Input::Timeout);
         self.connect(APP, "192.0.2.1");
     }

@@ -183,8 +183,10 @@ fn another_place_or_message_is_not_loaded() {
 }
 
 #[test]
-fn nothing_is_written_before_recovery_or_after_closing() {
-    let rig = Rig::new();
+fn what_is_written_while_recovering_is_not_recovered_and_nothing_is_after_closing() {
+    let mut rig = Rig::new();
+    (1..=4).for_each(|number| rig.write(number, 10));
+    rig.step(false);
     let disk = rig.disk.killed();
     let open = SegmentStore::open(Path::new(rig::DIR), rig::options(), Arc::new(disk.clone()));
     let mut early = Rig {
@@ -192,17 +194,29 @@ fn nothing_is_written_before_recovery_or_after_closing() {
         disk,
         ..Rig::new()
     };
-    early.write(1, 10);
+    assert_eq!(early.store.status().last_id, 4);
+    let mut found = Vec::new();
+    let mut recover = |early: &Rig, found: &mut Vec<u64>, most: usize| {
+        let each = &mut |recovered: Recovered| {
+            found.push(recovered.message.id.as_u64());
+            if found.len() < most {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        early.store.recover(each)
+    };
+    // A visitor that breaks goes on where it was, whatever is written meanwhile.
+    recover(&early, &mut found, 2).unwrap();
+    let recovering = early.store.status().recovering.unwrap();
+    assert_eq!((recovering.done, recovering.total), (2, 4));
+    early.write(10, 10);
     early.step(true);
-    assert!(matches!(
-        early.receipt(1),
-        Some(Err(StoreFailed::Broken(_)))
-    ));
-    // A visitor that breaks did not recover; the next one may.
-    early
-        .store
-        .recover(&mut |_| ControlFlow::Continue(()))
-        .unwrap();
+    assert!(early.receipt(10).unwrap().is_ok());
+    recover(&early, &mut found, usize::MAX).unwrap();
+    assert_eq!(found, [1, 2, 3, 4]);
+    assert_eq!(early.store.status().recovering, None);
     assert!(
         early
             .store

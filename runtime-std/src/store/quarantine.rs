@@ -1,0 +1,159 @@
+//! The quarantine: damaged parts of the queue, kept for people to look at.
+//!
+//! ```text
+//!  data_dir/queue/quarantine/
+//!    SSSSSSSS-OOOOOOOO        the octets, as they were in segment S from offset O on
+//!    SSSSSSSS-OOOOOOOO.json   what is known of them
+//!    ID.body                  the large body of a message that was in them
+//! ```
+//!
+//! Nothing here is read again by the relay, but for [`list`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use relay_core::id::MessageId;
+use serde::{Deserialize, Serialize};
+
+use super::disk::{self, Disk, DiskFile};
+use super::log::{Log, Paths};
+use super::open::remove_if_there;
+use super::scan::Damage;
+
+/// What is known of a damaged part of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The name of the file that keeps its octets.
+    pub name: String,
+    /// The id of its message, if that can be read.
+    pub id: Option<String>,
+    /// The number of the segment.
+    pub segment: u32,
+    /// Its first octet in the segment.
+    pub offset: u32,
+    /// How many octets.
+    pub octets: u32,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// Everything in the quarantine of a data directory. It may be in use.
+///
+/// # Errors
+/// What the system says.
+pub fn list(data_dir: &Path) -> io::Result<Vec<Quarantined>> {
+    let dir = Paths::new(data_dir).quarantine;
+    let mut found = Vec::new();
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let text = std::fs::read(&path)?;
+        found.extend(serde_json::from_slice::<Quarantined>(&text));
+    }
+    found.sort_by_key(|one| (one.segment, one.offset));
+    Ok(found)
+}
+
+/// The file with the octets of one.
+#[must_use]
+pub fn path(data_dir: &Path, one: &Quarantined) -> PathBuf {
+    Paths::new(data_dir).quarantine.join(&one.name)
+}
+
+impl Log {
+    pub(super) fn quarantine_body(&self, message: MessageId) {
+        let path = self.paths.spool.join(message.to_string());
+        let kept = self.paths.quarantine.join(format!("{message}.body"));
+        match self.disk.rename(&path, &kept) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(id = %message, error = %e, "a body was not moved to the quarantine");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Copies damaged octets aside, once. False if that failed: then the segment must stay.
+    pub(super) fn quarantine(
+        &mut self,
+        file: &std::sync::Arc<dyn DiskFile>,
+        segment: u32,
+        damage: Damage,
+        why: &str,
+    ) -> bool {
+        let name = format!("{segment:08x}-{:08x}", damage.from);
+        let path = self.paths.quarantine.join(&name);
+        if self.disk.open(&path).is_ok() {
+            return true;
+        }
+        let known = Quarantined {
+            name,
+            id: damage.header.map(|header| header.id.to_string()),
+            segment,
+            offset: damage.from,
+            octets: damage.to - damage.from,
+            why: why.to_owned(),
+        };
+        tracing::error!(
+            segment, offset = damage.from, octets = known.octets, id = known.id, why,
+            path = %path.display(),
+            "a part of the queue is damaged; it is kept in the quarantine, and what was in it is not delivered"
+        );
+        self.quarantined += 1;
+        let kept = self.copy_aside(&**file, damage, &path, &known);
+        if let Err(e) = &kept {
+            tracing::error!(error = %e, "the damaged record could not be kept aside; its segment stays");
+        }
+        kept.is_ok()
+    }
+
+    fn copy_aside(
+        &self,
+        file: &dyn DiskFile,
+        damage: Damage,
+        path: &Path,
+        known: &Quarantined,
+    ) -> io::Result<()> {
+        let text = serde_json::to_vec(known)?;
+        put(&*self.disk, &path.with_extension("json"), |copy| {
+            disk::write_all_at(copy, &text, 0)
+        })?;
+        put(&*self.disk, path, |copy| {
+            let mut bytes = vec![0; 1 << 18];
+            let (start, to) = (u64::from(damage.from), u64::from(damage.to));
+            let mut from = start;
+            while from < to {
+                let left = usize::try_from(to - from).unwrap_or(usize::MAX);
+                let want = bytes.len().min(left);
+                let filled = disk::read_full_at(file, &mut bytes[..want], from)?;
+                if filled == 0 {
+                    break;
+                }
+                disk::write_all_at(copy, &bytes[..filled], from - start)?;
+                from += filled as u64;
+            }
+            Ok(())
+        })?;
+        self.disk.sync_dir(&self.paths.quarantine)
+    }
+}
+
+/// Makes a file that is whole once it has its name.
+pub(super) fn put(
+    disk: &dyn Disk,
+    path: &Path,
+    write: impl FnOnce(&dyn DiskFile) -> io::Result<()>,
+) -> io::Result<()> {
+    let part = path.with_extension("part");
+    remove_if_there(disk, &part)?;
+    let file = disk.create(&part)?;
+    write(&*file)?;
+    file.sync_data()?;
+    disk.rename(&part, path)
+}
