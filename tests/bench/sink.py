@@ -91,8 +91,8 @@ class Book:
     """What was taken: (ID, recipient) → when last; and of what came again, when it had come before, and
     whether its connection was cut then before the sender was heard of again."""
 
-    def __init__(self, defer_percent):
-        self.defer_percent = defer_percent
+    def __init__(self, defer_percent, refused):
+        self.defer_percent, self.refused = defer_percent, refused
         self.turned_away = set()
         self.taken = {}
         self.again = []
@@ -102,6 +102,8 @@ class Book:
         self.strange = 0
 
     def turns_away(self, rcpt):
+        if self.refused and rcpt.endswith(self.refused):
+            return True
         if zlib.crc32(rcpt) % 100 >= self.defer_percent or rcpt in self.turned_away:
             return False
         self.turned_away.add(rcpt)
@@ -128,6 +130,9 @@ class Book:
     def cut(self, keys):
         """The connection ended, and nothing was heard since these were taken."""
         for key in keys:
+            if key not in self.taken:
+                # It was forgotten meanwhile.
+                continue
             self.cuts[key] = self.taken[key]
             self.in_flight.append(self.taken[key])
 
@@ -135,10 +140,10 @@ class Book:
 class Sink:
     """The process, and questions to it."""
 
-    def __init__(self, port, defer_percent=0):
+    def __init__(self, port, defer_percent=0, refused=b""):
         self.ours, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.get_context("fork").Process(
-            target=serve, args=(port, defer_percent, theirs), daemon=True
+            target=serve, args=(port, (defer_percent, refused), theirs), daemon=True
         )
         self.process.start()
         if self.ours.recv() != "ready":
@@ -158,8 +163,8 @@ class Sink:
         self.process.join(5)
 
 
-def serve(port, defer_percent, pipe):
-    book = Book(defer_percent)
+def serve(port, manners, pipe):
+    book = Book(*manners)
 
     async def run():
         loop = asyncio.get_running_loop()
@@ -174,7 +179,10 @@ def serve(port, defer_percent, pipe):
         except EOFError:
             asyncio.get_running_loop().stop()
             return
-        if what == "taken":
+        if what == "forget":
+            book.__init__(*manners)
+            pipe.send("forgotten")
+        elif what == "taken":
             pipe.send((book.taken, book.again, book.in_flight, book.damaged, book.strange))
 
     asyncio.run(run())

@@ -453,6 +453,12 @@ def damaged_queue(world):
             "after the start:",
             status,
         )
+        damaged = small.relay.ask("queue", "quarantine", "list")
+        check(sorted(one["id"] for one in damaged) == sorted(ident for ident, _ in sent[10:13]), "listed:", damaged)
+        code, shown, _ = small.relay.command("queue", "quarantine", "show", sent[10][0])
+        check(code == 0 and "checksum" in shown and sent[10][0] in shown, "shown:", shown[:500])
+        _, story, _ = small.relay.command("trace", sent[10][0])
+        check("in the quarantine" in story, "the trace of a damaged message:", story)
         log = small.relay.child.text()
         check("WARN" in log or "ERROR" in log, "the log does not tell of the damage:", log[-1500:])
         check(

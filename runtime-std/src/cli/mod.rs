@@ -8,6 +8,7 @@ pub mod credential;
 mod demo;
 mod dns_check;
 pub mod domain;
+mod quarantine;
 mod queue;
 mod serve;
 
@@ -95,9 +96,13 @@ impl Where {
         }
     }
 
-    fn client(&self) -> Result<Client, Failure> {
+    fn data_dir(&self) -> Result<PathBuf, Failure> {
         let (draft, _) = load::draft(&self.options()).map_err(Failure::said)?;
-        Ok(Client::new(draft.data_dir()))
+        Ok(draft.data_dir().to_owned())
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(&self.data_dir()?))
     }
 }
 
@@ -255,6 +260,9 @@ enum QueueCommand {
     Bounce(Act),
     /// Drop without a report
     Remove(Act),
+    /// Look at what was damaged in the queue and is kept aside
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
 }
 
 /// Selectors narrow each other.
@@ -400,9 +408,13 @@ fn run(runtime: &dyn Runtime, command: Command, out: &mut dyn Write) -> Result<(
         Command::Credential(command) => run_credential(command, out),
         Command::Domain(command) => run_domain(command, out),
         Command::Queue(command) => run_queue(command, out),
-        Command::Trace { id, place, output } => {
-            queue::trace(&place.client()?, &id, output.format(), out)
-        }
+        Command::Trace { id, place, output } => queue::trace(
+            &place.client()?,
+            &place.data_dir()?,
+            &id,
+            output.format(),
+            out,
+        ),
         Command::Reload { place, output } => queue::reload(&place.client()?, output.format(), out),
         Command::Status { place, output } => queue::status(&place.client()?, output.format(), out),
     }
@@ -479,6 +491,7 @@ fn run_queue(command: QueueCommand, out: &mut dyn Write) -> Result<(), Failure> 
         QueueCommand::Release(act) => run_act(Action::Release, act, out),
         QueueCommand::Bounce(act) => run_act(Action::Bounce, act, out),
         QueueCommand::Remove(act) => run_act(Action::Remove, act, out),
+        QueueCommand::Quarantine(command) => quarantine::run(command, out),
     }
 }
 

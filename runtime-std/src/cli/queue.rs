@@ -1,15 +1,16 @@
 //! `queue`, `trace`, `status`, `reload`: what is asked of a running relay, shown as tables or JSON.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use relay_core::admin::{Action, QueueEntry, Selector, Status};
 use relay_core::events::DeliveryEvent;
 use serde_json::Value;
 
-use super::Failure;
 use super::client::{Client, ClientError};
 use super::credential::Format;
+use super::{Failure, quarantine};
 
 /// `queue list`.
 pub(super) fn list(
@@ -125,6 +126,7 @@ fn nothing_done(client: &Client, id: &str) -> String {
 /// `trace`.
 pub(super) fn trace(
     client: &Client,
+    data_dir: &Path,
     id: &str,
     format: Format,
     out: &mut dyn Write,
@@ -139,7 +141,10 @@ pub(super) fn trace(
             }
             match client.get::<QueueEntry>(&format!("/api/v1/queue/{}", percent_encoded(id))) {
                 Ok(entry) => writeln!(out, "{}", queue_table(&[entry]))?,
-                Err(ClientError::Refused(404, _)) => writeln!(out, "No longer in the queue.")?,
+                Err(ClientError::Refused(404, _)) => match quarantine::tells_of(data_dir, id) {
+                    Some(damage) => writeln!(out, "{damage}")?,
+                    None => writeln!(out, "No longer in the queue.")?,
+                },
                 Err(error) => return Err(error.into()),
             }
         }
@@ -161,6 +166,13 @@ pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Re
         status.sessions,
         status.deliveries
     )?;
+    if let Some(recovering) = &status.store.recovering {
+        writeln!(
+            out,
+            "It reads the queue of the run before: {} of {} messages; their deliveries begin after that",
+            recovering.done, recovering.total
+        )?;
+    }
     if let Some(why) = &status.store.refusing {
         writeln!(out, "It accepts nothing: {why}")?;
     }
@@ -233,7 +245,10 @@ pub(super) fn reload(client: &Client, format: Format, out: &mut dyn Write) -> Re
     Ok(())
 }
 
-fn json(value: &(impl serde::Serialize + ?Sized), out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn json(
+    value: &(impl serde::Serialize + ?Sized),
+    out: &mut dyn Write,
+) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::other)?;
     writeln!(out)
 }

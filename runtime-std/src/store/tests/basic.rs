@@ -10,7 +10,7 @@ use relay_core::id::{MessageId, WriteId};
 use relay_core::queue::message::Body;
 use relay_core::queue::record::Progress;
 use relay_core::queue::store::{
-    LoadFailed, Place, Store as _, StoreFailed, StoreMessage, StoreSink,
+    LoadFailed, Place, Recovered, Store as _, StoreFailed, StoreMessage, StoreSink,
 };
 
 use super::rig::{self, Rig};
@@ -196,7 +196,7 @@ fn what_is_written_while_recovering_is_not_recovered_and_nothing_is_after_closin
     };
     assert_eq!(early.store.status().last_id, 4);
     let mut found = Vec::new();
-    let mut recover = |early: &Rig, found: &mut Vec<u64>, most: usize| {
+    let recover = |early: &Rig, found: &mut Vec<u64>, most: usize| {
         let each = &mut |recovered: Recovered| {
             found.push(recovered.message.id.as_u64());
             if found.len() < most {
