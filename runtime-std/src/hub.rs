@@ -435,7 +435,7 @@ impl Hub {
             }
             Output::Client(event) => {
                 self.events.iter().for_each(|sink| sink.client(&event));
-                self.journal.tell(event);
+                self.journal.tell(*event);
             }
             Output::Wait(at) => self.spawn.timer(at),
             other @ (Output::Session(..)

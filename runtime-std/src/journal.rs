@@ -116,12 +116,12 @@ impl Journal {
     }
 
     /// Takes something that a client did, to be logged soon. It does not block.
-    pub fn tell(&self, event: Box<ClientEvent>) {
+    pub fn tell(&self, event: ClientEvent) {
         let mut queue = lock(&self.queue);
         if queue.told.len() >= TOLD_MAX {
             return;
         }
-        queue.told.push(*event);
+        queue.told.push(event);
         if std::mem::take(&mut queue.idle) {
             drop(queue);
             self.wanted.notify_one();

@@ -4,6 +4,7 @@
 //! ```text
 //!  fill DIR MESSAGES
 //! ```
+#![allow(clippy::print_stderr)]
 
 use std::path::Path;
 use std::process::ExitCode;
