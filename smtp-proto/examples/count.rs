@@ -45,7 +45,7 @@ fn commands(times: usize) {
         while let Ok((used, Line::Whole(line))) = reader.read(rest, command_line_max, LINE_SKIP_MAX)
         {
             rest = &rest[used..];
-            let _ = black_box(Command::parse(&line, offered));
+            black_box(&Command::parse(&line, offered));
         }
     }
 }
@@ -57,7 +57,7 @@ fn commands_reference(times: usize) {
     for _ in 0..times {
         let mut rest = black_box(&input).iter();
         for _ in 0..5 {
-            let _ = black_box(receiver.ingest(&mut rest));
+            black_box(&receiver.ingest(&mut rest));
         }
     }
 }

@@ -41,6 +41,7 @@ impl<'a> MailboxRef<'a> {
 
     /// The mailbox of a path whose `<` was read, and what follows its `>`: if it is of the form that
     /// nearly all are of, a dot-string and a domain in ASCII. `None` says nothing about others.
+    #[inline(always)]
     pub(crate) fn of_plain_path(octets: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (local, [b'@', rest @ ..]) = octets.split_at(dot_string_end(octets)?) else {
             return None;

@@ -11,6 +11,7 @@ use core::fmt;
 pub use dsn::{EnvId, Notify, Occasion, Orcpt, Ret};
 pub use values::{AuthParam, BodyType, ByMode, DeliverBy, Hold, Priority};
 
+use crate::command::upper;
 use crate::extension::{Extension, Extensions};
 use crate::octets;
 use crate::time_text;
@@ -80,22 +81,30 @@ pub enum Keyword {
 }
 
 impl Keyword {
-    /// The one with this name, in any case. Names differ in their lengths, nearly.
+    /// The one with this name, in any case.
     fn from_name(name: &[u8]) -> Option<Self> {
-        let keyword = match (name.len(), name.first()?.to_ascii_uppercase()) {
-            (2, _) => Self::By,
-            (3, _) => Self::Ret,
-            (4, b'S') => Self::Size,
-            (4, b'B') => Self::Body,
-            (4, _) => Self::Auth,
-            (5, b'E') => Self::EnvId,
-            (5, _) => Self::Orcpt,
-            (6, _) => Self::Notify,
-            (7, _) => Self::HoldFor,
-            (8, _) => Self::SmtpUtf8,
-            (9, _) => Self::HoldUntil,
-            (10, _) => Self::RequireTls,
-            (11, _) => Self::MtPriority,
+        let keyword = match name.len() {
+            2 => Self::By,
+            3 => Self::Ret,
+            // Those of four letters, which nearly all are, are compared as one number each.
+            4 => {
+                let word = upper(*name.first_chunk()?);
+                let mut known = [Self::Size, Self::Body, Self::Auth].into_iter();
+                return known.find(|k| {
+                    k.as_str()
+                        .as_bytes()
+                        .first_chunk()
+                        .is_some_and(|k| upper(*k) == word)
+                });
+            }
+            5 if name[0] | 0x20 == b'e' => Self::EnvId,
+            5 => Self::Orcpt,
+            6 => Self::Notify,
+            7 => Self::HoldFor,
+            8 => Self::SmtpUtf8,
+            9 => Self::HoldUntil,
+            10 => Self::RequireTls,
+            11 => Self::MtPriority,
             _ => return None,
         };
         let same = keyword.as_str().as_bytes().eq_ignore_ascii_case(name);
@@ -175,14 +184,14 @@ impl MailParams {
     /// # Errors
     /// Says what is wrong, and so which reply it causes.
     pub fn parse(text: &str, offered: Extensions) -> Result<Self, ParamError> {
-        Self::parse_octets(text.as_bytes(), offered)
+        let mut params = Self::default();
+        params.read(text.as_bytes(), offered)?;
+        Ok(params)
     }
 
-    /// The same of octets, which need not be UTF-8.
-    pub(crate) fn parse_octets(octets: &[u8], offered: Extensions) -> Result<Self, ParamError> {
-        let mut params = Self::default();
-        each(octets, |keyword, value| params.set(keyword, value, offered))?;
-        Ok(params)
+    /// Sets what octets say, which need not be UTF-8.
+    pub(crate) fn read(&mut self, octets: &[u8], offered: Extensions) -> Result<(), ParamError> {
+        each(octets, |keyword, value| self.set(keyword, value, offered))
     }
 
     /// `None`: the value is wrong; `Some(false)`: it is not offered.
@@ -283,24 +292,24 @@ impl RcptParams {
     /// # Errors
     /// Says what is wrong, and so which reply it causes.
     pub fn parse(text: &str, offered: Extensions) -> Result<Self, ParamError> {
-        Self::parse_octets(text.as_bytes(), offered)
+        let mut params = Self::default();
+        params.read(text.as_bytes(), offered)?;
+        Ok(params)
     }
 
-    /// The same of octets, which need not be UTF-8.
-    pub(crate) fn parse_octets(octets: &[u8], offered: Extensions) -> Result<Self, ParamError> {
-        let mut params = Self::default();
+    /// Sets what octets say, which need not be UTF-8.
+    pub(crate) fn read(&mut self, octets: &[u8], offered: Extensions) -> Result<(), ParamError> {
         each(octets, |keyword, value| {
             if !keyword.is_of_rcpt() || !offered.has(keyword.extension()) {
                 return Some(false);
             }
             if keyword == Keyword::Notify {
-                params.notify = Notify::parse(text(value?)?)?;
+                self.notify = Notify::parse(text(value?)?)?;
             } else {
-                params.orcpt = Some(Orcpt::parse(text(value?)?)?);
+                self.orcpt = Some(Orcpt::parse(text(value?)?)?);
             }
             Some(true)
-        })?;
-        Ok(params)
+        })
     }
 }
 
@@ -375,13 +384,15 @@ pub(crate) fn number(digits: &[u8], digits_max: usize) -> Option<u64> {
     if !(1..=digits_max).contains(&digits.len()) {
         return None;
     }
-    digits.iter().try_fold(0u64, |number, digit| {
+    let mut number = 0u64;
+    for digit in digits {
         let digit = digit.wrapping_sub(b'0');
         if digit > 9 {
             return None;
         }
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(number)
 }
 
 #[cfg(test)]
