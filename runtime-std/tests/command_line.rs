@@ -68,6 +68,8 @@ fn exit_codes_tell_a_failure_from_a_wrong_command() {
         (&["status"], 1),
         (&["queue", "retry"], 2),
         (&["queue", "list", "--older-than", "2"], 2),
+        (&["report", "none.json"], 1),
+        (&["report"], 2),
         (&["bogus"], 2),
         (&[], 2),
     ] {

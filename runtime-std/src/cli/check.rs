@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use relay_core::config::{Config, ListenerTls};
+use relay_core::config::{Config, DmarcAction, ListenerTls, Role};
 
 use crate::load::{LoadError, Options, Purpose, load};
 
@@ -55,7 +55,12 @@ fn describe(config: &Config, out: &mut dyn Write) -> io::Result<()> {
             ListenerTls::Implicit => "implicit TLS",
             ListenerTls::None => "no TLS",
         };
-        writeln!(out, "  listener     {} ({tls})", listener.address)?;
+        let role = match listener.role {
+            Role::Submission => "",
+            Role::Inbound(DmarcAction::Tag) => ", mail from others",
+            Role::Inbound(DmarcAction::Reject) => ", mail from others, DMARC obeyed",
+        };
+        writeln!(out, "  listener     {} ({tls}{role})", listener.address)?;
     }
     match &config.tls {
         Some(tls) => writeln!(out, "  certificate  {}", tls.certificate.display())?,
@@ -73,12 +78,9 @@ fn describe(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     )?;
     for route in &config.routes {
         let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
-        writeln!(
-            out,
-            "  route        {} to {}",
-            route.domain,
-            hosts.join(", ")
-        )?;
+        let sealed = if route.forward { " (sealed)" } else { "" };
+        let hosts = hosts.join(", ");
+        writeln!(out, "  route        {} to {hosts}{sealed}", route.domain)?;
     }
     for domain in &config.domains {
         let keys = domain.keys.iter();

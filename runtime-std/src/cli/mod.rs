@@ -10,6 +10,7 @@ mod dns_check;
 pub mod domain;
 mod quarantine;
 mod queue;
+mod report;
 mod serve;
 
 use std::fmt;
@@ -58,6 +59,14 @@ enum Command {
         id: String,
         #[command(flatten)]
         place: Where,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show reports that others sent: TLS-RPT and DMARC aggregate; plain, in gzip, zip or a mail
+    Report {
+        /// The files; "-" for standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
     },
@@ -415,6 +424,12 @@ fn run(runtime: &dyn Runtime, command: Command, out: &mut dyn Write) -> Result<(
             output.format(),
             out,
         ),
+        Command::Report { files, output } => {
+            match report::report(&files, output.format(), out, &mut io::stderr())? {
+                true => Ok(()),
+                false => Err(Failure::Shown),
+            }
+        }
         Command::Reload { place, output } => queue::reload(&place.client()?, output.format(), out),
         Command::Status { place, output } => queue::status(&place.client()?, output.format(), out),
     }
