@@ -103,6 +103,10 @@ small_id!(
     ResolveId(u64)
 );
 small_id!(
+    /// An errand that a runtime runs for the engine. The engine numbers them.
+    ErrandId(u64)
+);
+small_id!(
     /// An administrator's request. The runtime numbers them.
     AdminId(u64)
 );

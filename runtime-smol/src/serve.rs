@@ -9,6 +9,8 @@ use async_io::{Async, Timer};
 use relay_core::admin::{Origin, http};
 use relay_core::dns::Query;
 use relay_core::engine::Ask;
+use relay_core::errand::{Done, Errand, Runner};
+use relay_core::https;
 use relay_core::inbound::{self, Session};
 use relay_core::outbound::{self, Delivery};
 use runtime_std::hub::{DeliverySeat, Hub, SessionSeat};
@@ -281,6 +283,49 @@ impl CarryOut<Delivery, TcpStream> for DeliveryRequests {
                 let hub = Arc::clone(hub);
                 unblock(move || hub.delivery_request(disk)).await
             }
+        }
+    }
+}
+
+/// Runs one errand.
+pub(crate) async fn run_errand(hub: &Arc<Hub>, errand: Errand, stop: Arc<StopSignal>) -> Done {
+    let mut runner = hub.open_errand(errand);
+    let mut requests = ErrandRequests {
+        hub: Arc::clone(hub),
+        stop: Arc::clone(&stop),
+    };
+    drive(&mut runner, None, hub.clock(), &stop, None, &mut requests).await;
+    runner.into_done()
+}
+
+/// Who carries out an errand's requests.
+struct ErrandRequests {
+    hub: Arc<Hub>,
+    stop: Arc<StopSignal>,
+}
+
+impl CarryOut<Runner, TcpStream> for ErrandRequests {
+    async fn carry_out(
+        &mut self,
+        request: https::Request,
+        stream: &mut Option<Async<TcpStream>>,
+    ) -> https::Answer {
+        match request {
+            https::Request::Texts(name) => {
+                https::Answer::Texts(resolve(&self.hub, &self.stop, Query::txt(&name)).await)
+            }
+            https::Request::Resolve(host) => {
+                let found = resolve(&self.hub, &self.stop, Query::addresses(&host)).await;
+                https::Answer::Resolved(found)
+            }
+            https::Request::Connect { to, until } => {
+                *stream = None;
+                let connecting = within(self.hub.clock(), until, connect(to, None));
+                let connected = self.stop.or_abort(connecting).await;
+                let connected = connected.map(|(connected, _)| *stream = Some(connected));
+                https::Answer::Connected(connected.map_err(|error| error.kind()))
+            }
+            https::Request::Flush => https::Answer::Flushed,
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_io::Timer;
 use relay_core::dns::Query;
 use relay_core::engine::{Input, Start};
-use relay_core::id::{DeliveryId, ResolveId};
+use relay_core::errand::Errand;
+use relay_core::id::{DeliveryId, ErrandId, ResolveId};
 use relay_core::time::Instant;
 use runtime_std::hub::{Hub, Spawn};
 use smol::future;
@@ -14,7 +15,7 @@ use smol::{Executor, unblock};
 
 use crate::drive::StopSignal;
 use crate::resolve::resolve;
-use crate::serve::{Spawner, run_delivery};
+use crate::serve::{Spawner, run_delivery, run_errand};
 
 /// [`Spawn`] as tasks.
 pub(crate) struct Tasks {
@@ -51,6 +52,14 @@ impl Spawn for Tasks {
         self.executor.spawn(async move {
             let answer = resolve(&hub, &stop, Query::mx(&domain)).await;
             hub.input(Input::Resolved(id, answer));
+        });
+    }
+
+    fn errand(&self, hub: &Arc<Hub>, id: ErrandId, errand: Errand) {
+        let (hub, stop) = (Arc::clone(hub), Arc::clone(&self.stop));
+        self.executor.spawn(async move {
+            let done = run_errand(&hub, errand, stop).await;
+            hub.input(Input::Errand(id, done));
         });
     }
 

@@ -14,6 +14,7 @@
 //! is the engine's: each route is a push onto a queue, and none waits. Answers and new work are handed out
 //! after the lock, since whoever is woken by them asks for it at once.
 
+mod keep;
 mod options;
 mod recovery;
 mod reload;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{JoinHandle, available_parallelism};
 
+use keep::Keeper;
 pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError};
 pub use seat::{DeliverySeat, SessionSeat};
 use sink::Sink;
@@ -37,6 +39,7 @@ use sink::Sink;
 use relay_core::admin::{AdminRequest, AdminResponse, Origin, http};
 use relay_core::dns::{DnsFailure, Resolver};
 use relay_core::engine::{Answer, Capacity, Engine, Input, Next, Output, Resources, Start};
+use relay_core::errand::{Errand, Runner};
 use relay_core::id::{AdminId, DeliveryId, SessionId};
 use relay_core::inbound::direct::{Draft, Handover};
 use relay_core::inbound::{self, Session};
@@ -63,6 +66,7 @@ pub struct Hub {
     events: Vec<Arc<dyn EventSink>>,
     subscribers: Arc<Subscribers>,
     journal: Arc<Journal>,
+    keeper: Arc<Keeper>,
     loaded: Mutex<Arc<Loaded>>,
     applying: Mutex<()>,
     resolver: Mutex<Resolver>,
@@ -128,9 +132,13 @@ impl Hub {
             descriptors: resources::descriptors(),
             connection: spawn.connection_memory(),
         });
-        let engine = Engine::new(Arc::clone(&config), clock.now(), rng.fork())
+        let mut engine = Engine::new(Arc::clone(&config), clock.now(), rng.fork())
             .with_capacity(capacity)
             .with_turns(available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)));
+        let keeper = Arc::new(Keeper::new(&config.data_dir));
+        for keep in keeper.read() {
+            engine.handle_input(clock.now(), Input::Kept(keep));
+        }
         let resolver = Resolver::new(&config.dns, config.delivery.ip_families, rng.fork());
         let hub = Arc::new_cyclic(|me| Self {
             clock,
@@ -141,6 +149,7 @@ impl Hub {
             events,
             subscribers,
             journal,
+            keeper,
             loaded: Mutex::new(Arc::new(loaded)),
             applying: Mutex::default(),
             resolver: Mutex::new(resolver),
@@ -321,6 +330,17 @@ impl Hub {
         (delivery, DeliverySeat::new(Arc::clone(self), id, slot))
     }
 
+    /// The machine of an errand. What comes of it is handed in as [`Input::Errand`].
+    #[must_use]
+    pub fn open_errand(&self, errand: Errand) -> Runner {
+        let loaded = self.loaded();
+        Runner::new(
+            errand,
+            Arc::clone(&loaded.client_tls),
+            Arc::clone(&loaded.config),
+        )
+    }
+
     /// Hears of every delivery event from now on, of at most `capacity` that were not received yet.
     #[must_use]
     pub fn subscribe(&self, capacity: usize) -> Events {
@@ -419,6 +439,7 @@ impl Hub {
     pub fn close(&self) {
         self.end_recovery();
         self.store.close();
+        self.keeper.write();
         self.journal.close();
         self.subscribers.close();
     }
@@ -438,11 +459,14 @@ impl Hub {
                 self.journal.tell(*event);
             }
             Output::Wait(at) => self.spawn.timer(at),
+            Output::Keep(keep) if self.keeper.put(keep.clone()) => return Some(Output::Keep(keep)),
+            Output::Keep(_) => {}
             other @ (Output::Session(..)
             | Output::Delivery(..)
             | Output::Admin(..)
             | Output::Start(..)
             | Output::Resolve(..)
+            | Output::Errand(..)
             | Output::Report(_)) => return Some(other),
         }
         None
@@ -477,6 +501,22 @@ impl Hub {
             Output::Resolve(id, domain) => {
                 if let Some(me) = self.me.upgrade() {
                     self.spawn.resolve(&me, id, domain);
+                }
+            }
+            Output::Errand(id, errand) => {
+                if let Some(me) = self.me.upgrade() {
+                    self.spawn.errand(&me, id, errand);
+                }
+            }
+            // Its text is with the keeper already.
+            Output::Keep(_) => {
+                let keeper = Arc::clone(&self.keeper);
+                if self
+                    .spawn
+                    .blocking(Box::new(move || keeper.write()))
+                    .is_err()
+                {
+                    self.keeper.not_started();
                 }
             }
             Output::Report(due) => self.write_report(due),

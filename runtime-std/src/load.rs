@@ -36,6 +36,8 @@ use relay_core::config::{
 use relay_core::rng::Rng;
 use relay_core::sasl;
 
+pub(crate) use files::write_atomically;
+
 pub use system::system;
 
 /// The configuration that is read if none is named and it is there.

@@ -22,7 +22,9 @@ use std::time::Duration;
 use relay_core::admin::{AdminRequest, AdminResponse, Origin, http};
 use relay_core::dns::{DnsFailure, Query};
 use relay_core::engine::{Ask, Input, Refusal, Start};
-use relay_core::id::{DeliveryId, MessageId, ResolveId};
+use relay_core::errand::{Done, Errand};
+use relay_core::https;
+use relay_core::id::{DeliveryId, ErrandId, MessageId, ResolveId};
 use relay_core::inbound::direct::{Draft, Step};
 use relay_core::inbound::{self, Session};
 use relay_core::outbound::{self, Delivery};
@@ -360,6 +362,29 @@ fn run_delivery(mut delivery: Delivery, seat: &DeliverySeat, stop: &StopSignal) 
     drive(&mut delivery, None, hub.clock(), stop, None, carry_out);
 }
 
+/// Runs one errand.
+fn run_errand(hub: &Hub, errand: Errand, stop: &StopSignal) -> Done {
+    let mut runner = hub.open_errand(errand);
+    let carry_out = |request, stream: &mut Option<TcpStream>| match request {
+        https::Request::Texts(name) => https::Answer::Texts(resolve(hub, stop, Query::txt(&name))),
+        https::Request::Resolve(host) => {
+            https::Answer::Resolved(resolve(hub, stop, Query::addresses(&host)))
+        }
+        https::Request::Connect { to, until } => {
+            *stream = None;
+            let connected = connect(to, None, hub.clock().until(until), stop);
+            https::Answer::Connected(
+                connected
+                    .map_err(|error| error.kind())
+                    .map(|(connected, _)| *stream = Some(connected)),
+            )
+        }
+        https::Request::Flush => https::Answer::Flushed,
+    };
+    drive(&mut runner, None, hub.clock(), stop, None, carry_out);
+    runner.into_done()
+}
+
 fn connect(
     to: SocketAddr,
     source: Option<IpAddr>,
@@ -398,6 +423,19 @@ impl Spawn for Threads {
         if let Err(error) = self.workers.run(run) {
             let failure = DnsFailure::Temporary(format!("no thread to resolve it: {error}"));
             hub.input(Input::Resolved(id, Err(failure)));
+        }
+    }
+
+    fn errand(&self, hub: &Arc<Hub>, id: ErrandId, errand: Errand) {
+        let (on_thread, stop) = (Arc::clone(hub), Arc::clone(&self.stop));
+        let to_run = errand.clone();
+        let run = move || {
+            let done = run_errand(&on_thread, to_run, &stop);
+            on_thread.input(Input::Errand(id, done));
+        };
+        if let Err(error) = self.workers.run(run) {
+            let done = errand.not_run(format!("no thread for it: {error}"));
+            hub.input(Input::Errand(id, done));
         }
     }
 

@@ -106,6 +106,12 @@ pub struct Status {
     pub held: u64,
     /// Messages in the queue.
     pub messages: u64,
+    /// MTA-STS policies that rule now, in the mode `enforce`.
+    #[serde(default)]
+    pub mta_sts_enforce: u64,
+    /// The same in the mode `testing`.
+    #[serde(default)]
+    pub mta_sts_testing: u64,
     /// The lanes with most jobs, at most 50.
     pub lanes: Vec<LaneStatus>,
     /// What the store says.
@@ -129,6 +135,9 @@ pub struct LaneStatus {
     pub next: Option<String>,
     /// The last reply or reason of that job.
     pub last: Option<String>,
+    /// The MTA-STS policy of one of its domains, as `enforce id=20260101 age=3600s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mta_sts: Option<String>,
 }
 
 /// A queued message.

@@ -31,6 +31,14 @@ impl Authority {
         ServerTls::new(vec![leaf.der().clone()], private(&key)).unwrap()
     }
 
+    pub(crate) fn expired(&self, name: &str) -> Arc<ServerTls> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let leaf = params.signed_by(&key, &self.0).unwrap();
+        ServerTls::new(vec![leaf.der().clone()], private(&key)).unwrap()
+    }
+
     pub(crate) fn client(&self) -> Arc<ClientTls> {
         ClientTls::new(vec![self.0.der().clone()]).unwrap()
     }

@@ -10,7 +10,7 @@ use smtp_proto::Domain;
 use super::credential::{a_labels, contains};
 use super::{
     Config, Credential, DeliveryConfig, DnsConfig, DomainPattern, InDoubt, IpFamilies, Limits,
-    Listener, ListenerTls, Preflight, Rate, Role, Route, SigningDomain, TlsLevel,
+    Listener, ListenerTls, MtaStsConfig, Preflight, Rate, Role, Route, SigningDomain, TlsLevel,
 };
 use crate::sasl::{Decoy, ITERATIONS_DEFAULT, Verifier};
 
@@ -62,6 +62,7 @@ impl Config {
             limits: Limits::default(),
             dns: DnsConfig::default(),
             delivery: DeliveryConfig::default(),
+            mta_sts: MtaStsConfig::default(),
             routes: Vec::new(),
             domains: Vec::new(),
             admin: None,
@@ -196,6 +197,16 @@ impl Default for DnsConfig {
         Self {
             servers: vec![loopback(53)],
             trust_ad: false,
+        }
+    }
+}
+
+impl Default for MtaStsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            port: 443,
+            allow_private: false,
         }
     }
 }

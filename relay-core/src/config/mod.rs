@@ -72,6 +72,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// How mail is delivered.
     pub delivery: DeliveryConfig,
+    /// The policies that domains publish for those who deliver to them.
+    pub mta_sts: MtaStsConfig,
     /// Destinations with a way of their own; the first match wins.
     pub routes: Vec<Route>,
     /// Domains that mail is sent from, with their DKIM keys.
@@ -222,6 +224,18 @@ pub struct DeliveryConfig {
     /// The addresses that receivers see, for the records that `domain add` prints and `domain check`
     /// looks for; empty for those that `hostname` has in the DNS.
     pub public_addresses: Vec<IpAddr>,
+}
+
+/// `[mta_sts]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MtaStsConfig {
+    /// Policies are looked for and followed.
+    pub enabled: bool,
+    /// The port of the hosts that serve policies; another than 443 is for tests.
+    pub port: u16,
+    /// They may be at addresses that `delivery.prohibited_hosts` names: for tests, and for a network of
+    /// one's own.
+    pub allow_private: bool,
 }
 
 /// How much TLS is asked of a receiver.

@@ -238,6 +238,7 @@ impl Draft {
         sections::limits(self, root);
         sections::dns(self, root);
         sections::delivery(self, root, directory);
+        sections::mta_sts(self, root);
         sections::routes(self, root, directory);
         sender_sections::domains(self, root, directory);
         sender_sections::preflight(self, root);

@@ -256,6 +256,21 @@ pub(super) fn delivery(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path
     section.finish();
 }
 
+pub(super) fn mta_sts(draft: &mut Draft, root: &Table<'_, '_>) {
+    let Some(section) = root.section("mta_sts") else {
+        return;
+    };
+    let mta_sts = &mut draft.config.mta_sts;
+    set(&mut mta_sts.enabled, section.flag("enabled"));
+    let port = section.number("port", 1..=u64::from(u16::MAX));
+    set(
+        &mut mta_sts.port,
+        port.and_then(|port| u16::try_from(port).ok()),
+    );
+    set(&mut mta_sts.allow_private, section.flag("allow_private"));
+    section.finish();
+}
+
 pub(super) fn routes(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
     for section in root.sections("route") {
         if draft

@@ -56,6 +56,11 @@ prohibited_hosts = ["127.0.0.0/8", "::1/128"]
 ip_families = "both"
 in_doubt = "retry"
 
+[mta_sts]
+enabled = true
+port = 443
+allow_private = false
+
 [[route]]
 domain = "example.net"
 hosts = ["smart.example.net:587"]
@@ -147,6 +152,7 @@ fn the_documented_configuration_is_read_whole() {
     // What the page shows is what holds without it, but for the networks that are refused besides.
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.dns, DnsConfig::default());
+    assert_eq!(config.mta_sts, MtaStsConfig::default());
     let prohibited_hosts = DeliveryConfig::default().prohibited_hosts;
     assert_eq!(
         DeliveryConfig {
@@ -172,8 +178,8 @@ fn the_documented_configuration_is_read_whole() {
         [
             (FileUse::Certificate, Some(13)),
             (FileUse::Key, Some(14)),
-            (FileUse::RoutePassword(0), Some(54)),
-            (FileUse::DkimKey(0, 0), Some(60)),
+            (FileUse::RoutePassword(0), Some(59)),
+            (FileUse::DkimKey(0, 0), Some(65)),
         ]
     );
     assert_eq!(parsed.files[2].path, PathBuf::from("/etc/relay/secret"));

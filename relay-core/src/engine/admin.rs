@@ -13,6 +13,7 @@ use crate::queue::job::JobState;
 use crate::queue::lane::Backoff;
 use crate::queue::reason::from_line;
 use crate::queue::tick::Tick;
+use crate::sts;
 use crate::time::UnixTime;
 
 /// Messages in one answer.
@@ -64,6 +65,8 @@ impl Engine {
             queued: counters.queued,
             held: held.sum(),
             messages: self.table.messages.len() as u64,
+            mta_sts_enforce: self.policy_count(sts::Mode::Enforce),
+            mta_sts_testing: self.policy_count(sts::Mode::Testing),
             lanes: self.lane_statuses(),
             store: self.accept.status.clone(),
         }
@@ -112,6 +115,9 @@ impl Engine {
             let status = by_name.entry(name).or_default();
             status.ready += ready;
             status.waiting += waiting;
+            if status.mta_sts.is_none() && lane.is_some_and(|lane| lane.spec.sts.is_some()) {
+                status.mta_sts = self.policy_words(job.domain);
+            }
         }
         let named = |(name, status)| LaneStatus { name, ..status };
         let mut lanes: Vec<LaneStatus> = by_name.into_iter().map(named).collect();

@@ -77,9 +77,10 @@ impl Engine {
     pub(super) fn conclude(&mut self, job: u32, finding: Finding) {
         let Finding {
             outcomes,
-            evidence,
+            mut evidence,
             loaded,
         } = finding;
+        evidence.mta_sts = self.policy_words(self.table.jobs[job].domain);
         let entry = &mut self.table.jobs[job];
         entry.attempts = entry.attempts.saturating_add(1);
         let message = entry.message;

@@ -11,8 +11,9 @@ use crate::admin::{AdminRequest, AdminResponse};
 use crate::bounce;
 use crate::config::{Config, Credential};
 use crate::dns::MxAnswer;
+use crate::errand::{Done, Errand};
 use crate::events::{ClientEvent, DeliveryEvent};
-use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
+use crate::id::{AdminId, DeliveryId, ErrandId, MessageId, ResolveId, SessionId, WriteId};
 use crate::inbound::preflight::Finding;
 use crate::outbound::{Job, Lane, Loaded, Report};
 use crate::queue::message::{Body, Envelope, Origin};
@@ -28,6 +29,10 @@ pub enum Input {
     Report(DeliveryId, Report),
     /// The answer to an [`Output::Resolve`].
     Resolved(ResolveId, MxAnswer),
+    /// What came of an [`Output::Errand`].
+    Errand(ErrandId, Done),
+    /// What an earlier run kept by [`Output::Keep`]. Given before any other input.
+    Kept(Keep),
     /// The receipt of an [`Output::Store`].
     Stored(WriteId, Result<Place, StoreFailed>),
     /// A message that the store held when it was opened. Others may come meanwhile, once the store said
@@ -74,6 +79,10 @@ pub enum Output {
     Discard(MessageId, Place),
     /// Find the mail exchangers of a domain, then hand in `Resolved`.
     Resolve(ResolveId, String),
+    /// Run this errand, then hand in `Errand`.
+    Errand(ErrandId, Errand),
+    /// Keep this text, or forget it; no receipt. What is lost in a crash is learnt again.
+    Keep(Keep),
     /// Write this report, then hand in `ReportWritten`.
     Report(Box<ReportDue>),
     /// Something that people want to know happened.
@@ -84,6 +93,15 @@ pub enum Output {
     Admin(AdminId, Box<AdminResponse>),
     /// Hand in `Timeout` then; replaces the earlier one; none waits for inputs only.
     Wait(Option<crate::time::Instant>),
+}
+
+/// A small text that outlives a restart, under a name of letters, digits, `-` and `.`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// Its name.
+    pub name: String,
+    /// The text; none to forget it.
+    pub text: Option<String>,
 }
 
 /// A report that is due: `bounce::write` makes a message of it and of the original.

@@ -36,6 +36,7 @@ mod counters;
 mod deliver;
 mod doubt;
 mod enter;
+mod errands;
 mod give_up;
 mod held;
 mod io;
@@ -60,6 +61,7 @@ use crate::queue::store::Place;
 use crate::queue::table::Table;
 use crate::queue::tick::Clock;
 use crate::rng::Rng;
+use crate::sts::cache::Cache as Policies;
 use crate::time::{Instant, Now};
 
 use accept::Accept;
@@ -67,6 +69,7 @@ use admit::Admit;
 use counters::Counters;
 use deliver::Running;
 use enter::Recovering;
+use errands::Errands;
 use held::Held;
 use notice::Notices;
 use report::Reports;
@@ -99,6 +102,8 @@ pub struct Engine {
     last_delivery: u64,
     held: Held,
     reports: Reports,
+    errands: Errands,
+    policies: Policies,
     sweep: Sweep,
     counters: Counters,
 }
@@ -131,6 +136,8 @@ impl Engine {
             last_delivery: 0,
             held: Held::default(),
             reports: Reports::default(),
+            errands: Errands::default(),
+            policies: Policies::default(),
             sweep: Sweep::new(clock.tick()),
             counters: Counters::default(),
         }
@@ -162,6 +169,8 @@ impl Engine {
             Input::Stored(write, result) => self.stored(write, result),
             Input::Recovered(recovered) => return self.recovered(*recovered),
             Input::AllRecovered => self.finish_recovery(),
+            Input::Kept(keep) => return self.kept(&keep),
+            Input::Errand(id, done) => self.errand_done(id, done),
             Input::ReportWritten { about, report } => self.report_written(about, report),
             Input::StoreStatus(status) => self.store_says(*status),
             Input::Moved(id, from, to) => self.moved(id, from, to),
@@ -176,6 +185,7 @@ impl Engine {
         self.run_chores();
         self.start_deliveries();
         self.ask_names();
+        self.send_errands();
         debug_assert!(
             self.counters.balance(),
             "recipients are conserved: {:?}",
@@ -215,6 +225,7 @@ impl Engine {
     fn reload(&mut self, config: Arc<Config>) {
         self.admit.forget_changed(&self.config, &config);
         let same = self.config.delivery == config.delivery
+            && self.config.mta_sts == config.mta_sts
             && self.config.routes == config.routes
             && self.config.hostname == config.hostname;
         self.config = config;

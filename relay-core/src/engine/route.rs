@@ -1,4 +1,7 @@
 //! From a destination domain to a lane: routes first, then address literals, then MX. RFC 5321 §5.1.
+//!
+//! Where a domain has an MTA-STS policy in force, exchangers that it does not name are left out before
+//! the lane is chosen. RFC 8461 §5.
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -82,11 +85,18 @@ impl Engine {
 
     /// The mail exchangers of a domain were found, or not.
     pub(super) fn resolved(&mut self, id: ResolveId, answer: MxAnswer) {
-        let Some((domain, jobs)) = self.domains.answered(id) else {
+        let Some(domain) = self.domains.answered(id) else {
             return;
         };
+        if let Some(answer) = self.policy_first(domain, answer) {
+            self.go_ways(domain, answer);
+        }
+    }
+
+    /// All is known of a domain: its jobs go where that leads.
+    pub(super) fn go_ways(&mut self, domain: u32, answer: MxAnswer) {
         let way = self.way_of(domain, answer);
-        for job in jobs {
+        for job in self.domains.take_waiting(domain) {
             if self.table.free_if_gone(job) {
                 continue;
             }
@@ -152,13 +162,31 @@ impl Engine {
             let text = format!("The domain's mail exchanger is this relay ({us}): a loop");
             return Way::Bounced(reason("5.4.6", "mx-is-self", &text));
         }
+        let policy = self.policy_of(domain).map(Arc::clone);
+        let sts = policy.as_ref().map(|policy| policy.mode);
+        let enforced = policy.filter(|policy| policy.mode == sts::Mode::Enforce);
         let port = self.config.delivery.port;
-        let hosts = hosts
+        let fitting: Vec<Hop> = hosts
             .iter()
+            .filter(|mx| {
+                enforced
+                    .as_ref()
+                    .is_none_or(|policy| policy.allows(&mx.host))
+            })
             .take(HOSTS_MAX)
             .map(|mx| Hop::from_mx(mx, port))
             .collect();
-        let no = self.mx_lane(hosts, set.authentic);
+        if let (true, Some(policy)) = (fitting.is_empty(), enforced) {
+            let names: Vec<&str> = hosts.iter().take(4).map(|mx| &*mx.host).collect();
+            let text = format!(
+                "The MTA-STS policy of {} ({}) names none of its mail exchangers: {}",
+                policy.domain,
+                policy.describe(self.clock.now().unix),
+                names.join(", ")
+            );
+            return Way::Deferred(reason("4.7.5", "mta-sts-mx", &text));
+        }
+        let no = self.mx_lane(fitting, set.authentic, sts);
         self.remember(domain, no);
         Way::Lane
     }
@@ -186,7 +214,7 @@ impl Engine {
                     host,
                     preference: 0,
                 };
-                self.mx_lane(vec![hop], true)
+                self.mx_lane(vec![hop], true, None)
             }
         };
         self.remember(domain, no);
@@ -198,7 +226,7 @@ impl Engine {
         self.domains.found(domain, no, until);
     }
 
-    fn mx_lane(&mut self, hosts: Vec<Hop>, authentic: bool) -> LaneNo {
+    fn mx_lane(&mut self, hosts: Vec<Hop>, authentic: bool, sts: Option<sts::Mode>) -> LaneNo {
         let delivery = &self.config.delivery;
         let name = hosts
             .first()
@@ -212,7 +240,7 @@ impl Engine {
             login: None,
             route: false,
             authentic,
-            sts: None,
+            sts,
             protocol: Protocol::Smtp,
             source: None,
             messages_max: delivery.messages_per_connection,

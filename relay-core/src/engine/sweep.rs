@@ -67,6 +67,7 @@ impl Engine {
         }
         self.tend_held();
         self.send_due_reports();
+        self.refresh_policies();
         self.sweep(now);
     }
 
@@ -96,6 +97,7 @@ impl Engine {
             self.held.next_due(),
             self.reports.next_due(),
             self.accept.look_again,
+            self.next_refresh(),
             sweep,
         ]
         .into_iter()
@@ -116,6 +118,7 @@ impl Engine {
                 self.sweep.next = now.after(SWEEP);
                 self.domains.tidy(now);
                 self.lanes.tidy(now);
+                self.tidy_policies();
                 0
             }
             None => return,

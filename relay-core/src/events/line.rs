@@ -94,6 +94,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, attempt: &Attempt) -> fmt::Resul
         }
         None => {}
     }
+    optional(f, " mta-sts=", evidence.mta_sts.as_ref())?;
     write!(f, " rule={} stage={}: {reason}", reason.rule, reason.stage)?;
     for (n, before) in evidence.before.iter().enumerate() {
         write!(f, "{}{before}", if n == 0 { " before=" } else { "; " })?;

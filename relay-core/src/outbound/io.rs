@@ -354,6 +354,9 @@ pub struct Evidence {
     pub certificate: Option<String>,
     /// The TLS policy in force and where it came from, as `opportunistic (config)`.
     pub tls_policy: Option<String>,
+    /// The MTA-STS policy of the domain, as `enforce id=20260101 age=3600s`; none if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mta_sts: Option<String>,
     /// What was wrong with TLS, in the terms of TLS-RPT (RFC 8460 §4.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_failure: Option<TlsFailureKind>,

@@ -42,6 +42,8 @@ pub use io::{
     TlsFailureKind, TlsPolicyType, TlsSession, Tried,
 };
 
+pub(crate) use plan::embedded;
+
 use crate::channel::ClientTls;
 use crate::config::{Config, HostPort};
 use crate::engine::{Next, Start};

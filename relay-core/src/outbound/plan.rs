@@ -177,7 +177,7 @@ pub(super) fn is_own(local: SocketAddr, remote: SocketAddr, config: &Config) -> 
 }
 
 /// The IPv4 address in an IPv6 address that only carries one; otherwise the address itself.
-fn embedded(ip: IpAddr) -> IpAddr {
+pub(crate) fn embedded(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     let [a, b, c, d, e, f, g, h] = v6.segments();
     let v4 = |high: u16, low: u16| {

@@ -112,11 +112,19 @@ impl Domains {
         Some((id, domain))
     }
 
-    /// Takes the question of an answer, and the jobs that waited for it.
-    pub(crate) fn answered(&mut self, id: ResolveId) -> Option<(u32, Vec<u32>)> {
-        let domain = self.asked.remove(&id)?;
-        let waiting = self.entries[domain].waiting.take().unwrap_or_default();
-        Some((domain, waiting))
+    /// How many questions are out.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Takes the question of an answer. The domain's jobs wait until [`Self::take_waiting`].
+    pub(crate) fn answered(&mut self, id: ResolveId) -> Option<u32> {
+        self.asked.remove(&id)
+    }
+
+    /// The jobs that waited to know where the domain leads.
+    pub(crate) fn take_waiting(&mut self, domain: u32) -> Vec<u32> {
+        self.entries[domain].waiting.take().unwrap_or_default()
     }
 
     /// Remembers which lane a domain leads to.
@@ -183,8 +191,11 @@ mod tests {
         assert!(domains.question(256).is_none());
         domains.ask(domain, 3);
         assert!(domains.question(256).is_none(), "the question is out");
-        assert_eq!(domains.answered(id), Some((domain, vec![1, 2, 3])));
+        assert_eq!(domains.answered(id), Some(domain));
         assert_eq!(domains.answered(id), None);
+        domains.ask(domain, 4);
+        assert!(domains.question(256).is_none(), "its jobs still wait");
+        assert_eq!(domains.take_waiting(domain), [1, 2, 3, 4]);
         domains.remove_job(domain);
         domains.remove_job(domain);
         assert!(domains.names.is_empty(), "nothing is remembered of it");

@@ -9,12 +9,19 @@
 //!                                └──▶ what is kept rules on; with nothing kept, there is no policy
 //! ```
 //!
-//! [`record`] and [`policy`] read the two texts.
+//! [`record`] and [`policy`] read the two texts, [`fetch`] learns them over the network, [`cache`] keeps
+//! them. What a policy means for a domain's hosts is `engine::route`'s, and for one of them
+//! `outbound::tls_policy`'s.
 //!
 //! RFC 8461.
 
+pub(crate) mod cache;
+mod fetch;
 mod policy;
 mod record;
+#[cfg(test)]
+mod tests;
 
+pub use fetch::{Fetch, Found, Wanted};
 pub use policy::{BadPolicy, MAX_AGE_MAX, Mode, POLICY_MAX, Policy, PolicyText, parse};
 pub use record::{BadRecord, record_id};

@@ -214,6 +214,18 @@ pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Re
         }
         writeln!(out, "{table}")?;
     }
+    if status.mta_sts_enforce + status.mta_sts_testing > 0 {
+        let (enforce, testing) = (status.mta_sts_enforce, status.mta_sts_testing);
+        writeln!(
+            out,
+            "MTA-STS policies known: {enforce} enforce, {testing} testing"
+        )?;
+    }
+    for lane in &status.lanes {
+        if let Some(policy) = &lane.mta_sts {
+            writeln!(out, "MTA-STS policy over {}: {policy}", lane.name)?;
+        }
+    }
     writeln!(
         out,
         "store: {} MiB on disk, {} MiB live, {} MiB free, {} damaged records",

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use relay_core::config::Credential;
 use relay_core::engine::Start;
+use relay_core::errand::Errand;
 use relay_core::events::{ClientEvent, DeliveryEvent};
-use relay_core::id::{DeliveryId, ResolveId};
+use relay_core::id::{DeliveryId, ErrandId, ResolveId};
 use relay_core::queue::store::Store;
 use relay_core::time::Instant;
 
@@ -24,6 +25,9 @@ pub trait Spawn: Send + Sync + 'static {
 
     /// Find the mail exchangers of a domain, then hand in [`Input::Resolved`](relay_core::engine::Input::Resolved).
     fn resolve(&self, hub: &Arc<Hub>, id: ResolveId, domain: String);
+
+    /// Run an errand, then hand in [`Input::Errand`](relay_core::engine::Input::Errand).
+    fn errand(&self, hub: &Arc<Hub>, id: ErrandId, errand: Errand);
 
     /// Run something that may block on the disk.
     ///

@@ -164,7 +164,7 @@ pub(super) fn check_directory(path: &Path, place: &Place) -> Result<(), LoadErro
 
 /// Writes a file so that it is there whole, durably, or as it was before: a new file beside it, synced,
 /// then renamed over it, then the directory synced.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());

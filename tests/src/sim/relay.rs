@@ -362,6 +362,8 @@ impl World {
                 self.step_store();
             }
             FromEngine::Resolve(id, domain) => self.soon(Inner::Resolve(id, domain)),
+            // The simulated world's domains have no policies: its configuration looks for none.
+            FromEngine::Errand(..) | FromEngine::Keep(_) => {}
             FromEngine::Report(due) => self.soon(Inner::Report(due)),
             FromEngine::Event(event) => {
                 self.tell_event(&event);

@@ -11,6 +11,7 @@ mod handling;
 mod held;
 mod lanes;
 mod memory;
+mod policies;
 mod recovery;
 mod reports;
 mod room;

@@ -13,10 +13,12 @@ use crate::bounce;
 use crate::config::Config;
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::engine::{
-    Answer, Ask, Capacity, Engine, Input, Next, NotWritten, Output, Refusal, ReportDue, Submission,
+    Answer, Ask, Capacity, Engine, Input, Keep, Next, NotWritten, Output, Refusal, ReportDue,
+    Submission,
 };
+use crate::errand::Errand;
 use crate::events::{ClientEvent, DeliveryEvent, EventKind};
-use crate::id::{AdminId, DeliveryId, MessageId, ResolveId, SessionId, WriteId};
+use crate::id::{AdminId, DeliveryId, ErrandId, MessageId, ResolveId, SessionId, WriteId};
 use crate::outbound::{Evidence, Job, Lane, Loaded, Outcome, Reason, Report, Tried};
 use crate::queue::job::{JobState, NIL};
 use crate::queue::message::{Body, BodyKind, Envelope, Message, Origin, Recipient};
@@ -63,6 +65,10 @@ pub(super) struct World {
     pub(super) zone: BTreeMap<String, MxAnswer>,
     pub(super) questions: VecDeque<(ResolveId, String)>,
     pub(super) auto_resolve: bool,
+    /// Errands that were not run.
+    pub(super) errands: VecDeque<(ErrandId, Errand)>,
+    /// What is kept for the next start, by name.
+    pub(super) kept: BTreeMap<String, String>,
     pub(super) asked: usize,
     pub(super) open: BTreeMap<DeliveryId, Open>,
     pub(super) reports: VecDeque<Box<ReportDue>>,
@@ -82,7 +88,10 @@ pub(super) struct World {
 }
 
 pub(super) fn config() -> Config {
-    Config::new(Domain::parse("relay.example").unwrap(), "data")
+    let mut config = Config::new(Domain::parse("relay.example").unwrap(), "data");
+    // Only the tests that are about policies want to be asked for them.
+    config.mta_sts.enabled = false;
+    config
 }
 
 pub(super) fn start() -> Now {
@@ -180,6 +189,8 @@ impl World {
             zone: BTreeMap::new(),
             questions: VecDeque::new(),
             auto_resolve: true,
+            errands: VecDeque::new(),
+            kept: BTreeMap::new(),
             asked: 0,
             open: BTreeMap::new(),
             reports: VecDeque::new(),
@@ -274,6 +285,13 @@ impl World {
             Output::Resolve(id, name) => {
                 self.asked += 1;
                 self.questions.push_back((id, name));
+            }
+            Output::Errand(id, errand) => self.errands.push_back((id, errand)),
+            Output::Keep(keep) => {
+                match keep.text {
+                    Some(text) => self.kept.insert(keep.name, text),
+                    None => self.kept.remove(&keep.name),
+                };
             }
             Output::Report(due) => self.reports.push_back(due),
             Output::Client(event) => self.told_of_clients.push(*event),
@@ -583,9 +601,14 @@ impl World {
         }
         self.open.clear();
         self.questions.clear();
+        self.errands.clear();
         self.reports.clear();
         self.wait = None;
         self.engine = Engine::new(Arc::clone(&self.config), self.now, Rng::from_number(seed));
+        for (name, text) in self.kept.clone() {
+            let text = Some(text);
+            self.input(Input::Kept(Keep { name, text }));
+        }
         for kept in self.disk.values_mut() {
             let keep = kept.notes.len().saturating_sub(lost);
             kept.notes.truncate(keep);

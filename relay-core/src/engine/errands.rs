@@ -1,0 +1,210 @@
+//! Errands, and what they teach: the MTA-STS policy of a domain is known before its lane is chosen.
+//!
+//! ```text
+//!  resolved ──MX──▶ policy_first ── known ─────────────────────────▶ go_ways
+//!                       │ to be learnt                                  ▲
+//!                       └──▶ queued ──▶ Output::Errand ──▶ errand_done ─┘
+//!  a day later ─────────▶ queued ──▶ …  (nothing waits for a refresh)
+//! ```
+//!
+//! A domain's jobs wait while its policy is learnt: for a minute at most, since the errand ends by then.
+//! What the errand cannot learn changes nothing: RFC 8461 §5.1.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Engine, Keep, Output};
+use crate::dns::{MxAnswer, MxSet};
+use crate::errand::{Done, Errand};
+use crate::id::ErrandId;
+use crate::queue::tick::Tick;
+use crate::sts::cache::{Change, Look};
+use crate::sts::{Mode, Policy, Wanted};
+
+/// Refreshes that are under way at once.
+const REFRESHES_MAX: usize = 8;
+
+/// What a kept policy is called: this, and a hash of its domain.
+const KEPT_POLICY: &str = "mta-sts-";
+
+/// Errands that are out, and those that wait for their turn.
+#[derive(Debug, Default)]
+pub(super) struct Errands {
+    out: BTreeMap<ErrandId, Purpose>,
+    queued: VecDeque<(Errand, Purpose)>,
+    refreshes: usize,
+    last_id: u64,
+}
+
+/// Who waits for an errand.
+#[derive(Debug)]
+enum Purpose {
+    /// The jobs of a domain, whose exchangers are these.
+    Route(u32, MxSet),
+    /// Nobody: the policy of this domain is fetched anew.
+    Refresh(String),
+}
+
+impl Engine {
+    /// Gives the answer back if all is known for it; otherwise the domain's jobs wait on, and
+    /// [`Engine::go_ways`] is called when it is.
+    pub(super) fn policy_first(&mut self, domain: u32, answer: MxAnswer) -> Option<MxAnswer> {
+        let set = match answer {
+            Ok(set) if self.config.mta_sts.enabled => set,
+            known => return Some(known),
+        };
+        let name = Arc::clone(self.domains.name(domain));
+        match self.policies.look(&name, self.clock.tick()) {
+            Look::Known => Some(Ok(set)),
+            Look::Ask(wanted) => {
+                let purpose = Purpose::Route(domain, set);
+                self.errands
+                    .queued
+                    .push_back((Errand::Policy(wanted), purpose));
+                None
+            }
+        }
+    }
+
+    /// Sends the errands that may be sent now. Each is a socket, as a question is.
+    pub(super) fn send_errands(&mut self) {
+        while self.errands.out.len() + self.domains.asked() < self.capacity.questions.max(1)
+            && let Some((errand, purpose)) = self.errands.queued.pop_front()
+        {
+            self.errands.last_id += 1;
+            let id = ErrandId(self.errands.last_id);
+            self.errands.out.insert(id, purpose);
+            self.out.push_back(Output::Errand(id, errand));
+        }
+    }
+
+    /// An errand ended.
+    pub(super) fn errand_done(&mut self, id: ErrandId, done: Done) {
+        let Some(purpose) = self.errands.out.remove(&id) else {
+            return;
+        };
+        let Done::Policy(found) = done;
+        let name: Arc<str> = match &purpose {
+            Purpose::Route(domain, _) => Arc::clone(self.domains.name(*domain)),
+            Purpose::Refresh(name) => name.as_str().into(),
+        };
+        tracing::debug!(domain = &*name, ?found, "MTA-STS");
+        let (now, unix) = (self.clock.tick(), self.clock.now().unix);
+        let changes = self
+            .policies
+            .learnt(&name, &found, now, unix, &mut self.rng);
+        self.keep(changes);
+        match purpose {
+            Purpose::Route(domain, set) => self.go_ways(domain, Ok(set)),
+            Purpose::Refresh(_) => self.errands.refreshes -= 1,
+        }
+    }
+
+    /// The policy that rules a domain.
+    pub(super) fn policy_of(&self, domain: u32) -> Option<&Arc<Policy>> {
+        if !self.config.mta_sts.enabled {
+            return None;
+        }
+        let name = self.domains.name(domain);
+        self.policies.policy(name, self.clock.now().unix)
+    }
+
+    /// That policy as events name it. A route goes by what the operator wrote, and by no policy.
+    pub(super) fn policy_words(&self, domain: u32) -> Option<String> {
+        let lane = self.domains.last_lane(domain);
+        if lane.is_some_and(|no| self.lanes.get(no).is_some_and(|lane| lane.spec.route)) {
+            return None;
+        }
+        let unix = self.clock.now().unix;
+        self.policy_of(domain).map(|policy| policy.describe(unix))
+    }
+
+    /// How many policies of a mode rule.
+    pub(super) fn policy_count(&self, mode: Mode) -> u64 {
+        self.policies.count(mode, self.clock.now().unix) as u64
+    }
+
+    /// Fetches policies anew that have not been for a day.
+    pub(super) fn refresh_policies(&mut self) {
+        let now = self.clock.tick();
+        while self.config.mta_sts.enabled
+            && !self.stopping
+            && self.errands.refreshes < REFRESHES_MAX
+            && let Some(wanted) = self.policies.pop_refresh(now)
+        {
+            self.errands.refreshes += 1;
+            let Wanted { domain, .. } = &wanted;
+            let purpose = Purpose::Refresh(domain.clone());
+            self.errands
+                .queued
+                .push_back((Errand::Policy(wanted), purpose));
+        }
+    }
+
+    /// When a policy is to be refreshed; none while as many as may be are, since their ends look again.
+    pub(super) fn next_refresh(&self) -> Option<Tick> {
+        let may =
+            self.config.mta_sts.enabled && !self.stopping && self.errands.refreshes < REFRESHES_MAX;
+        self.policies.next_refresh().filter(|_| may)
+    }
+
+    /// Forgets policies that have expired.
+    pub(super) fn tidy_policies(&mut self) {
+        let changes = self.policies.tidy(self.clock.tick(), self.clock.now().unix);
+        self.keep(changes);
+    }
+
+    /// Takes back what an earlier run kept. What is not to be believed is told, and ignored.
+    pub(super) fn kept(&mut self, keep: &Keep) {
+        let Some(text) = keep
+            .text
+            .as_ref()
+            .filter(|_| keep.name.starts_with(KEPT_POLICY))
+        else {
+            return;
+        };
+        let (now, unix) = (self.clock.tick(), self.clock.now().unix);
+        let read: Result<Policy, String> =
+            serde_json::from_str(text).map_err(|why| why.to_string());
+        let believed = read.and_then(|policy| {
+            if name_of(&policy.domain) != keep.name {
+                return Err("it is under another domain's name".to_owned());
+            }
+            let taken = self.policies.recover(policy, now, unix, &mut self.rng);
+            taken.map_err(str::to_owned)
+        });
+        if let Err(why) = believed {
+            tracing::warn!(name = keep.name, why, "a kept MTA-STS policy is ignored");
+            let name = keep.name.clone();
+            self.out.push_back(Output::Keep(Keep { name, text: None }));
+        }
+    }
+
+    fn keep(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            let keep = match change {
+                Change::Put(policy) => Keep {
+                    name: name_of(&policy.domain),
+                    text: serde_json::to_string(&*policy).ok(),
+                },
+                Change::Remove(domain) => Keep {
+                    name: name_of(&domain),
+                    text: None,
+                },
+            };
+            self.out.push_back(Output::Keep(keep));
+        }
+    }
+}
+
+/// A domain name may be longer than a file name.
+fn name_of(domain: &str) -> String {
+    let hash = Sha256::digest(domain.as_bytes());
+    let hex: String = hash[..16]
+        .iter()
+        .map(|octet| format!("{octet:02x}"))
+        .collect();
+    format!("{KEPT_POLICY}{hex}.json")
+}
