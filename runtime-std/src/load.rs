@@ -219,18 +219,23 @@ pub fn from_config(mut config: Config) -> Result<Loaded, LoadError> {
     )
 }
 
-/// When the certificate and its key were last changed: if this differs, load again.
+/// When the files that commands and other programs change were last changed: certificate and key, the
+/// domains of `domain add`, the keys of signatures and return paths. If this differs, load again.
 #[must_use]
-pub fn tls_changed_at(config: &Config) -> Vec<Option<SystemTime>> {
-    let paths = config
-        .tls
-        .iter()
-        .flat_map(|tls| [&tls.certificate, &tls.key]);
-    paths
+pub fn changed_at(config: &Config) -> Vec<(PathBuf, Option<SystemTime>)> {
+    let tls = config.tls.iter();
+    let tls = tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
+    let keys = config.domains.iter().flat_map(|domain| &domain.keys);
+    let kept = [
+        domains_path(&config.data_dir),
+        return_path::path(&config.data_dir),
+    ];
+    tls.chain(kept)
+        .chain(keys.map(|key| key.key_file.clone()))
         .map(|path| {
-            std::fs::metadata(path)
-                .and_then(|data| data.modified())
-                .ok()
+            let data = std::fs::metadata(&path);
+            let changed = data.and_then(|data| data.modified()).ok();
+            (path, changed)
         })
         .collect()
 }

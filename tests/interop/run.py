@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The relay against clients and servers that we did not write.
 
-    tests/interop/run.py --binary target/debug/smtp-relay [--only clients,failures,input,dkim] [--case TEXT]
+    tests/interop/run.py --binary target/debug/smtp-relay [--only clients,failures,input,dkim,sender] [--case TEXT]
 
 Needs what `.ci/install` installs. Without root there is no Postfix (its master needs root), and its cases are skipped.
 KEEP=1 in the environment keeps the temporary folder.
@@ -21,8 +21,10 @@ import test_clients
 import test_dkim
 import test_failures
 import test_input
+import test_sender
 
-TESTS = {"clients": test_clients, "failures": test_failures, "input": test_input, "dkim": test_dkim}
+TESTS = {"clients": test_clients, "failures": test_failures, "input": test_input, "dkim": test_dkim,
+         "sender": test_sender}
 SINK, POSTFIX = "127.0.0.10", "127.0.0.11"
 
 

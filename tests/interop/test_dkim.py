@@ -322,10 +322,10 @@ def from_nothing(world):
     check(code == 0, out, err)
     zone = zone_in(out)
     code, said = ask("check", "")
-    check(code == 1 and said.count("MISSING") == 4, "an empty DNS:", code, said)
+    check(code == 1 and said.count("MISSING") == 6, "an empty DNS:", code, said)
     code, said = ask("check", zone)
     check(code == 0 and not re.search("MISSING|WRONG|UNKNOWN", said), "the printed records:", code, said)
-    check(len(re.findall(r"(?m)^right ", said)) == 5, said)
+    check(len(re.findall(r"(?m)^right ", said)) == 9, said)
     for old, new, wrong in (
         ("k=ed25519; p=", "k=ed25519; p=AAAA", "another key"),
         ("k=ed25519", "k=rsa", "another kind"),
@@ -340,6 +340,10 @@ def from_nothing(world):
                      'other TXT "v=spf1 ip4:10.0.0.0/8 redirect=third.test"\nthird TXT "v=spf1 a:relay.test -all"')
     check(code == 0, "include and redirect:", said)
 
+    code, said = ask("rotate", "")
+    check(code == 1 and "nothing was changed" in said, said)
+    code, said = ask("rotate", zone)
+    check(code == 0 and "the new keys sign" in said, said)
     code, said = ask("rotate", zone)
     check(code == 0 and "do not sign yet" in said, said)
     more = zone_in(said)

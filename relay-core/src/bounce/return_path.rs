@@ -90,6 +90,14 @@ impl Day {
     }
 }
 
+/// As `2026-11-23`.
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let midnight = UnixTime::from_secs(u64::from(self.0) * DAY_SECS).to_rfc3339();
+        f.write_str(midnight.split('T').next().unwrap_or_default())
+    }
+}
+
 /// Why an address is no return path of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotOurs {

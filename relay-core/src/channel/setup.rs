@@ -160,6 +160,18 @@ impl ClientTls {
         }))
     }
 
+    /// What a client with these roots thinks of a server's own certificate under this name.
+    #[must_use]
+    pub fn judge_server(&self, server: &ServerTls, name: &str, now: UnixTime) -> Verdict {
+        match ServerName::try_from(name) {
+            Ok(name) => self.judge(&server.1, &name, now),
+            Err(_) => Verdict::NotVerified(Flaw::new(
+                FlawKind::Name,
+                &format!("{name} cannot be a certificate's name"),
+            )),
+        }
+    }
+
     /// What this chain proves for this name at this time.
     pub(super) fn judge(
         &self,

@@ -67,6 +67,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 pub use lookup::{LOOKUP_MAX, Lookup};
+pub use name::reverse as reverse_name;
 pub use plain::{Question, Records};
 pub use query::Query;
 pub use step::{Event, Step, Transport};

@@ -103,7 +103,7 @@ pub(super) fn is_localhost(name: &str) -> bool {
 }
 
 /// The name under which the names of an address are found. RFC 1035 §3.5, RFC 3596 §2.5.
-pub(super) fn reverse(ip: IpAddr) -> String {
+pub fn reverse(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();

@@ -227,7 +227,10 @@ impl Engine {
         let same = self.config.delivery == config.delivery
             && self.config.mta_sts == config.mta_sts
             && self.config.routes == config.routes
-            && self.config.hostname == config.hostname;
+            && self.config.hostname == config.hostname
+            // Connections that are open would go on with the old return paths.
+            && self.config.domains == config.domains
+            && self.config.return_path_keys == config.return_path_keys;
         self.config = config;
         if same {
             return;

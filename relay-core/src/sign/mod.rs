@@ -12,6 +12,7 @@
 //! | `canonical` | the relaxed forms of header fields and of a body that comes in pieces |
 //! | `field` | which fields are signed, and the DKIM-Signature field itself |
 //! | `arc` | the same for mail of others that goes on: ARC sets |
+//! | [`publication`] | when a new key may sign |
 //! | [`Key`] | a private key, its algorithm, its DNS record |
 //!
 //! Every key of the domain signs every message. The signatures stand before all that was stored of the
@@ -33,6 +34,7 @@ mod arc;
 pub(crate) mod canonical;
 mod field;
 mod key;
+pub mod publication;
 #[cfg(test)]
 mod tests;
 

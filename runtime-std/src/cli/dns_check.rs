@@ -1,24 +1,40 @@
-//! What the DNS says of a domain, line by line: right, wrong, missing, or advice.
+//! What the DNS says of a domain, line by line: right, wrong, missing, or advice; and which of the large
+//! receivers asks for it.
 //!
-//! What the large receivers ask of a sender: DKIM that verifies, SPF that covers the host that sends,
-//! DMARC, and a host whose address and name lead to each other.
+//! | line | what it asks | who asks |
+//! |---|---|---|
+//! | DKIM | the record of each key is there and is that of the key | all; Gmail and Yahoo: 1024 bits or more |
+//! | SPF | the record of the domain, and of its return path, covers every address that we send from | all |
+//! | DMARC | a record of the domain or one above it, with a policy | Gmail, Yahoo, Microsoft, Apple |
+//! | ALIGNED | DKIM or MAIL FROM is aligned with From, as strictly as DMARC says | the same |
+//! | HOST | each address has a name, which is that of EHLO, which has that address | all |
+//! | MX | the return path takes mail | Gmail, Yahoo: bounces must be heard |
+//! | TLS | mail leaves over TLS where it can | Gmail |
+//! | CERT | the certificate of the listeners is that of the host name | clients; senders to an MX of ours |
+//! | MTA-STS, TLS-RPT | advice for a domain that receives mail | |
 //!
-//! RFC 6376 §3.6.1, RFC 7208 §3.1 and §4.6.4, RFC 7489 §6.1 and §6.6.3, RFC 8460 §3.
+//! RFC 6376 §3.6.1, RFC 7208 §3.1 and §4.6.4, RFC 7489 §3.1, §6.1 and §6.6.3, RFC 8460 §3, RFC 8461 §3.1.
+
+mod spf;
 
 use std::io;
 use std::net::IpAddr;
 
-use relay_core::config::{Config, DkimKey, KeyState, SigningDomain};
+use relay_core::channel::Verdict as Certificate;
+use relay_core::config::{DkimKey, KeyState, ReturnPath, SigningDomain, TlsLevel};
 use relay_core::dns::{DnsFailure, Query, Resolver};
+use relay_core::sign::Algorithm;
+use relay_core::sign::publication::{Published, judge_key, judge_mx, key_name, tags};
 use smtp_proto::Domain;
 
 use crate::clock::Clock;
 use crate::drive::StopSignal;
-use crate::load::system_rng;
+use crate::load::{Loaded, system_rng};
 use crate::resolve::ask;
 
-/// Lookups that SPF may cost a receiver. RFC 7208 §4.6.4.
-const SPF_LOOKUPS_MAX: usize = 10;
+/// The receivers that publish rules for senders.
+const ALL: &[&str] = &["Gmail", "Yahoo", "Microsoft", "Apple"];
+const NOBODY: &[&str] = &[];
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +70,8 @@ pub(super) struct Line {
     pub(super) what: &'static str,
     pub(super) name: String,
     pub(super) why: String,
+    /// Which receivers ask for it.
+    pub(super) asked_by: &'static [&'static str],
 }
 
 impl Line {
@@ -66,6 +84,14 @@ impl Line {
     }
 }
 
+/// For each receiver: its name, and the lines that keep mail from being welcome there.
+pub(super) fn receivers(lines: &[Line]) -> impl Iterator<Item = (&'static str, Vec<&Line>)> {
+    ALL.iter().map(move |&receiver| {
+        let against = |line: &&Line| !line.is_well() && line.asked_by.contains(&receiver);
+        (receiver, lines.iter().filter(against).collect())
+    })
+}
+
 /// Who is asked: the name servers of the configuration, without a running relay.
 pub(super) struct Names {
     resolver: Resolver,
@@ -74,17 +100,17 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn open(config: &Config) -> io::Result<Self> {
+    pub(super) fn open(loaded: &Loaded) -> io::Result<Self> {
         let rng = system_rng().map_err(|error| io::Error::other(error.to_string()))?;
         let families = relay_core::config::IpFamilies::Both;
         Ok(Self {
-            resolver: Resolver::new(&config.dns, families, rng),
+            resolver: Resolver::new(&loaded.config.dns, families, rng),
             clock: Clock::new(),
             stop: StopSignal::new()?,
         })
     }
 
-    fn ask<T>(&mut self, query: Query<T>) -> Result<T, DnsFailure> {
+    pub(super) fn ask<T>(&mut self, query: Query<T>) -> Result<T, DnsFailure> {
         ask(&mut self.resolver, self.clock, &self.stop, query)
     }
 
@@ -121,8 +147,62 @@ fn begins_with(text: &str, version: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ';', '\t']))
 }
 
-/// Everything about a domain.
-pub(super) fn domain(config: &Config, domain: &SigningDomain, names: &mut Names) -> Vec<Line> {
+/// Everything about a domain. `addresses` are those that we send from; none for those of the host name.
+pub(super) fn domain(
+    loaded: &Loaded,
+    domain: &SigningDomain,
+    addresses: &[IpAddr],
+    names: &mut Names,
+) -> Vec<Line> {
+    let config = &loaded.config;
+    let hostname = config.hostname.as_str();
+    let own = names.addresses(hostname);
+    let addresses = match addresses {
+        [] => own.as_slice(),
+        given => given,
+    };
+    let mut lines = keys(domain, names);
+    lines.push(spf::line(domain.name.as_str(), hostname, addresses, names));
+    if let Some(path) = &domain.return_path {
+        let path = path.domain.as_str();
+        lines.push(spf::line(path, hostname, addresses, names));
+        lines.push(exchanger(path, names));
+    }
+    let (policy, line) = dmarc(&domain.name, names);
+    lines.push(line);
+    let signed = lines
+        .iter()
+        .any(|line| line.what == "DKIM" && line.verdict == Verdict::Right);
+    lines.push(aligned(
+        domain,
+        signed,
+        policy.as_deref().unwrap_or_default(),
+    ));
+    lines.extend(host(hostname, addresses, &own, names));
+    lines.push(leaves_by_tls(config.delivery.tls));
+    lines.push(certificate(loaded, names));
+    lines.push(mta_sts(&domain.name, names));
+    lines.push(tls_reports(&domain.name, names));
+    lines
+}
+
+fn line(verdict: Verdict, what: &'static str, name: &str, why: String) -> Line {
+    let asked_by = match what {
+        "MX" => &ALL[..2],
+        "TLS" => &ALL[..1],
+        "CERT" | "MTA-STS" | "TLS-RPT" => NOBODY,
+        _ => ALL,
+    };
+    Line {
+        verdict,
+        what,
+        name: name.to_owned(),
+        why,
+        asked_by,
+    }
+}
+
+fn keys(domain: &SigningDomain, names: &mut Names) -> Vec<Line> {
     let used = domain
         .keys
         .iter()
@@ -132,148 +212,156 @@ pub(super) fn domain(config: &Config, domain: &SigningDomain, names: &mut Names)
         let why = "no key: smtp-relay domain add makes them".to_owned();
         lines.push(line(Verdict::Missing, "DKIM", domain.name.as_str(), why));
     }
-    let hostname = config.hostname.as_str();
-    let addresses = names.addresses(hostname);
-    lines.push(spf(&domain.name, hostname, &addresses, names));
-    lines.push(dmarc(&domain.name, names));
-    lines.extend(host(hostname, &addresses, names));
-    lines.push(tls_reports(&domain.name, names));
     lines
-}
-
-fn line(verdict: Verdict, what: &'static str, name: &str, why: String) -> Line {
-    Line {
-        verdict,
-        what,
-        name: name.to_owned(),
-        why,
-    }
 }
 
 /// Whether a key's record is there and is that of the key.
 pub(super) fn key(domain: &Domain, key: &DkimKey, names: &mut Names) -> Line {
-    let name = format!("{}._domainkey.{domain}", key.selector);
-    let say = |verdict, why: &str| line(verdict, "DKIM", &name, why.to_owned());
+    let name = key_name(domain, &key.selector);
     let Some(own) = &key.key else {
-        return say(Verdict::Unknown, "the key was not loaded");
+        let why = "the key was not loaded".to_owned();
+        return line(Verdict::Unknown, "DKIM", &name, why);
     };
-    let texts = match names.ask(Query::txt(&name)) {
-        Ok(found) => found.texts,
-        Err(DnsFailure::NoSuchDomain | DnsFailure::NoRecord) => {
-            return say(
-                Verdict::Missing,
-                "no TXT record; publish the one of `domain add`",
-            );
-        }
-        Err(failure) => return say(Verdict::Unknown, &told(&failure)),
+    let found = judge_key(own, &names.ask(Query::txt(&name)));
+    let right = match own.algorithm() {
+        Algorithm::Rsa { bits } => format!("{} of {bits} bits ({})", own.algorithm(), key.state),
+        Algorithm::Ed25519 => format!("{} ({})", own.algorithm(), key.state),
     };
-    let [text] = texts.as_slice() else {
-        return say(Verdict::Wrong, "several TXT records; keep one");
-    };
-    let (there, wanted) = (tags(&String::from_utf8_lossy(text)), tags(&own.record()));
-    let tag = |tags: &[(String, String)], name: &str| {
-        let found = tags.iter().find(|(tag, _)| tag == name);
-        found.map(|(_, value)| value.clone())
-    };
-    let kind = tag(&there, "k").unwrap_or_else(|| "rsa".to_owned());
-    let version = tag(&there, "v").unwrap_or_else(|| "DKIM1".to_owned());
-    match tag(&there, "p") {
-        _ if version != "DKIM1" => say(Verdict::Wrong, "not a record of DKIM1"),
-        None => say(Verdict::Wrong, "no p= in the record"),
-        Some(public) if public.is_empty() => say(Verdict::Wrong, "p= is empty: a revoked key"),
-        Some(public) if Some(&public) != tag(&wanted, "p").as_ref() => {
-            say(Verdict::Wrong, "another key than the one that signs")
-        }
-        Some(_) if Some(&kind) != tag(&wanted, "k").as_ref() => say(
-            Verdict::Wrong,
-            &format!("k={kind}, and the key is of another kind"),
-        ),
-        Some(_)
-            if tag(&there, "t").is_some_and(|flags| flags.split(':').any(|flag| flag == "y")) =>
-        {
-            say(Verdict::Wrong, "t=y: receivers are told to ignore it")
-        }
-        Some(_) => say(
-            Verdict::Right,
-            &format!("{} ({})", own.algorithm(), key.state),
-        ),
+    published(
+        "DKIM",
+        &name,
+        found,
+        right,
+        "no TXT record; publish the one of `domain add`",
+    )
+}
+
+fn published(
+    what: &'static str,
+    name: &str,
+    found: Published,
+    right: String,
+    missing: &str,
+) -> Line {
+    match found {
+        Published::Right => line(Verdict::Right, what, name, right),
+        Published::Wrong(why) => line(Verdict::Wrong, what, name, why),
+        Published::Missing => line(Verdict::Missing, what, name, missing.to_owned()),
+        Published::Unknown(why) => line(Verdict::Unknown, what, name, why),
     }
 }
 
-/// The tags of a record: names, and values without white space. RFC 6376 §3.2.
-fn tags(text: &str) -> Vec<(String, String)> {
-    let tags = text.split(';').filter_map(|tag| tag.split_once('='));
-    tags.map(|(name, value)| {
-        let value = value.split_ascii_whitespace().collect();
-        (name.trim().to_owned(), value)
-    })
-    .collect()
+/// Whether bounces find a host.
+fn exchanger(path: &str, names: &mut Names) -> Line {
+    let answer = names.ask(Query::mx(path));
+    let found = judge_mx(&answer);
+    let hosts = answer.map_or(Vec::new(), |found| found.hosts);
+    if found == Published::Right {
+        let lost = hosts.iter().find(|mx| names.addresses(&mx.host).is_empty());
+        if let Some(mx) = lost {
+            let why = format!("its exchanger {} has no address", mx.host);
+            return line(Verdict::Wrong, "MX", path, why);
+        }
+    }
+    let right: Vec<&str> = hosts.iter().map(|mx| mx.host.as_str()).collect();
+    let missing = "no MX record: bounces go nowhere, and MAIL FROM is refused";
+    published("MX", path, found, right.join(", "), missing)
 }
 
-fn dmarc(domain: &Domain, names: &mut Names) -> Line {
+/// The record that counts, and what is to be said of it.
+fn dmarc(domain: &Domain, names: &mut Names) -> (Option<String>, Line) {
     // RFC 7489 §6.6.3: of the domain, or else of the organisation above it.
     let mut zone = Some(domain.as_str());
     while let Some(name) = zone.filter(|name| name.contains('.')) {
         let place = format!("_dmarc.{name}");
         let say = |verdict, why: String| line(verdict, "DMARC", &place, why);
         match names.texts(&place, "v=DMARC1") {
-            Err(failure) => return say(Verdict::Unknown, told(&failure)),
+            Err(failure) => return (None, say(Verdict::Unknown, told(&failure))),
             Ok(texts) => match texts.as_slice() {
                 [] => {}
                 [text] => {
                     let found = tags(text).into_iter().find(|(tag, _)| tag == "p");
                     return match found.as_ref().map(|(_, policy)| policy.as_str()) {
-                        Some("none" | "quarantine" | "reject") => say(Verdict::Right, text.clone()),
-                        _ => say(
-                            Verdict::Wrong,
-                            "p= must be none, quarantine or reject".into(),
-                        ),
+                        Some("none" | "quarantine" | "reject") => {
+                            (Some(text.clone()), say(Verdict::Right, text.clone()))
+                        }
+                        _ => {
+                            let why = "p= must be none, quarantine or reject";
+                            (None, say(Verdict::Wrong, why.into()))
+                        }
                     };
                 }
-                _ => return say(Verdict::Wrong, "several records; keep one".to_owned()),
+                _ => {
+                    return (
+                        None,
+                        say(Verdict::Wrong, "several records; keep one".to_owned()),
+                    );
+                }
             },
         }
         zone = name.split_once('.').map(|(_, above)| above);
     }
     let why = "no record; Gmail, Yahoo and Microsoft want one, p=none is enough".to_owned();
-    line(Verdict::Missing, "DMARC", &format!("_dmarc.{domain}"), why)
+    let place = format!("_dmarc.{domain}");
+    (None, line(Verdict::Missing, "DMARC", &place, why))
 }
 
-fn tls_reports(domain: &Domain, names: &mut Names) -> Line {
-    let name = format!("_smtp._tls.{domain}");
-    match names.texts(&name, "v=TLSRPTv1") {
-        Ok(texts) if texts.len() == 1 => line(Verdict::Right, "TLS-RPT", &name, texts[0].clone()),
-        Ok(_) | Err(_) => {
-            let why = "no record: nobody reports TLS failures towards this domain".to_owned();
-            line(Verdict::Advice, "TLS-RPT", &name, why)
-        }
+/// Whether what receivers authenticate is what people see. RFC 7489 §3.1: `d=` is the domain itself here,
+/// and so aligned in either mode; a return path is aligned if the mode is relaxed or it is the domain.
+fn aligned(domain: &SigningDomain, signed: bool, policy: &str) -> Line {
+    let name = domain.name.as_str();
+    let strict = tags(policy)
+        .iter()
+        .any(|(tag, mode)| tag == "aspf" && mode == "s");
+    let path = |path: &ReturnPath| {
+        let path = path.domain.as_str();
+        let under = path.strip_suffix(name);
+        under.is_some_and(|rest| rest.is_empty() || !strict && rest.ends_with('.'))
+    };
+    let mail_from = match &domain.return_path {
+        Some(found) if path(found) => format!("MAIL FROM by {}", found.domain),
+        Some(found) => format!("MAIL FROM not by {}", found.domain),
+        None => format!("MAIL FROM where senders use {name}"),
+    };
+    if signed {
+        return line(
+            Verdict::Right,
+            "ALIGNED",
+            name,
+            format!("DKIM by d={name}; {mail_from}"),
+        );
     }
+    let why = format!("no published key signs for it; {mail_from}");
+    line(Verdict::Wrong, "ALIGNED", name, why)
 }
 
-/// Whether each address of the host leads back to its name. Receivers refuse a host without it.
-fn host(hostname: &str, addresses: &[IpAddr], names: &mut Names) -> Vec<Line> {
+/// Whether each address has the name of EHLO, and the name has it. Receivers refuse a host without it.
+fn host(hostname: &str, addresses: &[IpAddr], own: &[IpAddr], names: &mut Names) -> Vec<Line> {
     if addresses.is_empty() {
         let why = "no address: the name of EHLO must be one of this host".to_owned();
         return vec![line(Verdict::Missing, "HOST", hostname, why)];
     }
     let check = |&address: &IpAddr| {
         let say = |verdict, why| line(verdict, "HOST", &format!("{hostname} [{address}]"), why);
+        if !own.contains(&address) {
+            let why = "the name of EHLO has not this address (A or AAAA record)";
+            return say(Verdict::Missing, why.to_owned());
+        }
         match names.ask(Query::ptr(address)) {
-            Ok(found)
-                if found
-                    .names
-                    .iter()
-                    .any(|name| name.eq_ignore_ascii_case(hostname)) =>
-            {
-                say(Verdict::Right, "the address has this name".to_owned())
+            Ok(found) => {
+                let mut given = found.names.iter();
+                if given.any(|name| name.eq_ignore_ascii_case(hostname)) {
+                    return say(Verdict::Right, "the address has this name".to_owned());
+                }
+                let others = found.names.join(", ");
+                say(
+                    Verdict::Wrong,
+                    format!("the address has another name: {others}"),
+                )
             }
-            Ok(found) => say(
-                Verdict::Wrong,
-                format!("the address has another name: {}", found.names.join(", ")),
-            ),
             Err(DnsFailure::NoSuchDomain | DnsFailure::NoRecord) => say(
                 Verdict::Missing,
-                "the address has no name (PTR record)".to_owned(),
+                "the address has no name (PTR record): ask whoever gave you the address".to_owned(),
             ),
             Err(failure) => say(Verdict::Unknown, told(&failure)),
         }
@@ -281,137 +369,62 @@ fn host(hostname: &str, addresses: &[IpAddr], names: &mut Names) -> Vec<Line> {
     addresses.iter().map(check).collect()
 }
 
-fn spf(domain: &Domain, hostname: &str, addresses: &[IpAddr], names: &mut Names) -> Line {
-    let name = domain.as_str();
-    let say = |verdict, why: String| line(verdict, "SPF", name, why);
-    let texts = match names.texts(name, "v=spf1") {
-        Err(failure) => return say(Verdict::Unknown, told(&failure)),
-        Ok(texts) => texts,
-    };
-    let text = match texts.as_slice() {
-        [] => return say(Verdict::Missing, "no v=spf1 record".to_owned()),
-        [text] => text,
-        _ => {
-            return say(
-                Verdict::Wrong,
-                "several v=spf1 records: receivers take none".to_owned(),
-            );
+/// Gmail asks for TLS on the way to it.
+fn leaves_by_tls(level: TlsLevel) -> Line {
+    let say = |verdict, why: &str| line(verdict, "TLS", "delivery.tls", why.to_owned());
+    match level {
+        TlsLevel::None => say(Verdict::Wrong, "\"none\": Gmail refuses mail in clear text"),
+        TlsLevel::Opportunistic => say(Verdict::Right, "used wherever it is offered"),
+        TlsLevel::Require | TlsLevel::Verify => say(Verdict::Right, "always used"),
+    }
+}
+
+fn certificate(loaded: &Loaded, names: &Names) -> Line {
+    let name = loaded.config.hostname.as_str();
+    let now = names.clock.now().unix;
+    let say = |verdict, why: String| line(verdict, "CERT", name, why);
+    match loaded.client_tls.judge_server(&loaded.tls, name, now) {
+        Certificate::Verified => say(Verdict::Right, "the certificate is verified".to_owned()),
+        Certificate::NotVerified(_) if loaded.config.tls.is_none() => {
+            let why = "self-signed: clients must be told to trust it; name one in [tls]";
+            say(Verdict::Advice, why.to_owned())
         }
-    };
-    for &address in addresses {
-        let mut lookups = 0;
-        match covers(text, name, address, names, &mut lookups) {
-            Covers::Yes => {}
-            Covers::No => {
-                return say(
-                    Verdict::Wrong,
-                    format!("{hostname} [{address}] is not covered: {text}"),
-                );
+        wrong @ Certificate::NotVerified(_) => say(Verdict::Wrong, wrong.to_string()),
+    }
+}
+
+fn mta_sts(domain: &Domain, names: &mut Names) -> Line {
+    let name = format!("_mta-sts.{domain}");
+    let say = |verdict, why: String| line(verdict, "MTA-STS", &name, why);
+    match names.texts(&name, "v=STSv1").as_deref() {
+        Ok([text]) => match tags(text).iter().find(|(tag, _)| tag == "id") {
+            // RFC 8461 §3.1: `1*32(ALPHA / DIGIT)`.
+            Some((_, id))
+                if (1..=32).contains(&id.len())
+                    && id.bytes().all(|b| b.is_ascii_alphanumeric()) =>
+            {
+                say(Verdict::Right, text.clone())
             }
-            Covers::CannotTell(why) => return say(Verdict::Unknown, format!("{why}: {text}")),
-        }
-    }
-    if addresses.is_empty() {
-        return say(
-            Verdict::Unknown,
-            format!("{hostname} has no address to look for: {text}"),
-        );
-    }
-    say(Verdict::Right, text.clone())
-}
-
-/// Whether SPF lets an address send.
-#[derive(Debug, PartialEq, Eq)]
-enum Covers {
-    Yes,
-    No,
-    CannotTell(&'static str),
-}
-
-const TOO_MANY_LOOKUPS: Covers = Covers::CannotTell("more than 10 lookups: receivers give up");
-
-/// Reads the mechanisms that people write. What needs a macro, `ptr` or `exists` is left to receivers.
-fn covers(
-    text: &str,
-    domain: &str,
-    address: IpAddr,
-    names: &mut Names,
-    lookups: &mut usize,
-) -> Covers {
-    let mut redirect = None;
-    for term in text.split_ascii_whitespace().skip(1) {
-        if let Some(other) = term.strip_prefix("redirect=") {
-            redirect = Some(other);
-            continue;
-        }
-        if term.contains('=') {
-            continue;
-        }
-        let (passes, mechanism) = match term.strip_prefix(['+', '-', '~', '?']) {
-            Some(mechanism) => (term.starts_with('+'), mechanism),
-            None => (true, term),
-        };
-        match matches(mechanism, domain, address, names, lookups) {
-            Covers::Yes if passes => return Covers::Yes,
-            Covers::Yes => return Covers::No,
-            Covers::No => {}
-            unsure @ Covers::CannotTell(_) => return unsure,
-        }
-    }
-    match redirect {
-        Some(other) => of_record(other, address, names, lookups),
-        None => Covers::No,
-    }
-}
-
-/// What the record of another domain says.
-fn of_record(domain: &str, address: IpAddr, names: &mut Names, lookups: &mut usize) -> Covers {
-    *lookups += 1;
-    if *lookups > SPF_LOOKUPS_MAX {
-        return TOO_MANY_LOOKUPS;
-    }
-    match names.texts(domain, "v=spf1").as_deref() {
-        Ok([text]) => covers(&text.clone(), domain, address, names, lookups),
-        Ok(_) => Covers::CannotTell("an included domain has not one record"),
-        Err(_) => Covers::CannotTell("an included domain is not found"),
-    }
-}
-
-fn matches(
-    mechanism: &str,
-    domain: &str,
-    address: IpAddr,
-    names: &mut Names,
-    lookups: &mut usize,
-) -> Covers {
-    let is = |found: bool| if found { Covers::Yes } else { Covers::No };
-    let (kind, value) = mechanism.split_once(':').unwrap_or((mechanism, ""));
-    if mechanism.contains(['%', '/']) && !kind.starts_with("ip") {
-        return Covers::CannotTell("a macro or a prefix length");
-    }
-    let host = if value.is_empty() { domain } else { value };
-    if matches!(kind, "a" | "mx") {
-        *lookups += 1;
-        if *lookups > SPF_LOOKUPS_MAX {
-            return TOO_MANY_LOOKUPS;
-        }
-    }
-    match kind {
-        "all" => Covers::Yes,
-        "ip4" | "ip6" => match relay_core::config::parse_network(value) {
-            Ok(network) => is(network.contains(&address)),
-            Err(_) => Covers::CannotTell("an address that cannot be read"),
+            _ => say(
+                Verdict::Wrong,
+                "id= must be 1 to 32 letters and digits".to_owned(),
+            ),
         },
-        "a" => is(names.addresses(host).contains(&address)),
-        "mx" => {
-            let hosts = names
-                .ask(Query::mx(host))
-                .map_or(Vec::new(), |set| set.hosts);
-            is(hosts
-                .iter()
-                .any(|mx| names.addresses(&mx.host).contains(&address)))
+        Ok([]) | Err(_) => {
+            let why = "no record: mail to this domain may be sent in clear text";
+            say(Verdict::Advice, why.to_owned())
         }
-        "include" => of_record(value, address, names, lookups),
-        _ => Covers::CannotTell("a mechanism that only receivers can follow"),
+        Ok(_) => say(Verdict::Wrong, "several records; keep one".to_owned()),
+    }
+}
+
+fn tls_reports(domain: &Domain, names: &mut Names) -> Line {
+    let name = format!("_smtp._tls.{domain}");
+    match names.texts(&name, "v=TLSRPTv1").as_deref() {
+        Ok([text]) => line(Verdict::Right, "TLS-RPT", &name, text.clone()),
+        Ok(_) | Err(_) => {
+            let why = "no record: nobody reports TLS failures towards this domain".to_owned();
+            line(Verdict::Advice, "TLS-RPT", &name, why)
+        }
     }
 }

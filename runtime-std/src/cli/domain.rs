@@ -1,27 +1,31 @@
 //! `domain add | check | list | rotate`: keys, and the DNS records that make receivers believe them.
 //!
 //! ```text
-//!  add ──▶ keys in data_dir/dkim, domains.toml, records to publish ──▶ check ──▶ all right
-//!  rotate ──▶ new keys, pending ──(published)──▶ rotate again ──▶ they sign; the old ones are retired
+//!  add ──▶ keys in data_dir/dkim, pending; domains.toml; records to publish ──┐
+//!  rotate ──▶ new keys, pending; their records ───────────────────────────────┤
+//!                                                                             ▼
+//!     the relay sees the records in the DNS (or `rotate` again does, or --now says so) ──▶ they sign
 //! ```
 //!
-//! RFC 6376 §3.6 (key records), RFC 7208 (SPF), RFC 7489 (DMARC), RFC 8460 (TLS-RPT), RFC 8461 (MTA-STS).
+//! The decision what may sign is [`relay_core::sign::publication`]'s.
+
+mod records;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use relay_core::config::{BadValue, Config, DkimKey, KeyState, SigningDomain, parse_hostname};
+use relay_core::config::{
+    BadValue, DkimKey, KeyState, ReturnPathState, SigningDomain, parse_hostname,
+};
 use serde_json::json;
 use smtp_proto::Domain;
 
 use super::credential::Format;
 use super::dns_check::{self, Line, Names, Verdict};
 use crate::load::domains::{self, ChangeError, MAKES_RSA};
-use crate::load::{self, LoadError, Options, Purpose};
-
-/// The longest string in a TXT record. RFC 1035 §3.3.14.
-const STRING_MAX: usize = 255;
+use crate::load::{self, LoadError, Loaded, Options, Purpose};
 
 /// Why a command did nothing.
 #[derive(Debug)]
@@ -67,17 +71,36 @@ impl From<io::Error> for DomainError {
     }
 }
 
+/// What `domain add` makes.
+#[derive(Debug)]
+pub struct New<'a> {
+    /// The domain in From.
+    pub name: &'a str,
+    /// The domain of its return path; `none` for none, and nothing for `bounces.` before its name.
+    pub return_path: Option<&'a str>,
+    /// The addresses that mail leaves from; empty for those of the configuration.
+    pub addresses: &'a [IpAddr],
+}
+
 /// Makes keys for a domain and prints what to publish.
 ///
 /// # Errors
 /// [`DomainError`]; nothing was changed then, but for [`DomainError::Output`].
 pub fn add(
     options: &Options,
-    name: &str,
+    new: &New<'_>,
     format: Format,
     out: &mut dyn Write,
 ) -> Result<(), DomainError> {
-    let name = parse(name)?;
+    let name = parse(new.name)?;
+    let return_path = match new.return_path {
+        Some("none") => None,
+        Some(given) => {
+            let wrong = |error: BadValue| DomainError::Usage(format!("--return-path: {error}"));
+            Some(parse_hostname(given).map_err(wrong)?)
+        }
+        None => Some(parse(&format!("bounces.{name}"))?),
+    };
     let (draft, _) = load::draft(options)?;
     if draft
         .so_far()
@@ -88,27 +111,39 @@ pub fn add(
         return Err(ChangeError::Exists(name.to_string()).into());
     }
     load::make_data_dir(&draft)?;
-    domains::add(draft.data_dir(), &name)?;
-    let (config, domain) = find(options, &name)?;
-    publish(
-        &config,
-        &domain,
-        |key| key.state == KeyState::Signing,
-        format,
-        out,
-    )?;
+    domains::add(draft.data_dir(), &name, return_path.as_ref())?;
+    let (loaded, domain) = find(options, &name)?;
+    let mut all = records::of_keys(&domain, |_| true);
+    let addresses = addresses(&loaded, new.addresses);
+    all.extend(records::of_domain(&loaded.config, &domain, addresses));
+    records::print(&domain, &all, format, out)?;
     if format == Format::Text {
         writeln!(
             out,
-            "\nWhen they are published: smtp-relay domain check {name}"
+            "\nWhen they are published: smtp-relay domain check {name}\n\
+             A relay that runs looks for them every {} seconds: it signs, and uses the return path,\n\
+             once they are in the DNS.",
+            super::published::EVERY.as_secs()
         )?;
-        writeln!(
-            out,
-            "A relay that runs signs with the keys after: smtp-relay reload"
-        )?;
+        if addresses.is_empty() {
+            writeln!(
+                out,
+                "This host must have an address (A, AAAA) under {}, and the address that name (PTR).\n\
+                 With --address the records for that are printed too.",
+                loaded.config.hostname
+            )?;
+        }
         no_rsa(out)?;
     }
     Ok(())
+}
+
+/// The addresses that mail leaves from, as far as somebody said so.
+fn addresses<'a>(loaded: &'a Loaded, given: &'a [IpAddr]) -> &'a [IpAddr] {
+    match given {
+        [] => &loaded.config.delivery.public_addresses,
+        given => given,
+    }
 }
 
 /// Prints every domain and its keys.
@@ -130,7 +165,12 @@ pub fn list(options: &Options, format: Format, out: &mut dyn Write) -> Result<()
         };
         let all = config.domains.iter();
         let all: Vec<_> = all
-            .map(|domain| json!({"name": domain.name.as_str(), "keys": keys(domain)}))
+            .map(|domain| {
+                let path = domain.return_path.as_ref();
+                json!({"name": domain.name.as_str(), "keys": keys(domain),
+                       "return_path": path.map(|path| path.domain.as_str()),
+                       "return_path_state": path.map(|path| path.state.to_string())})
+            })
             .collect();
         writeln!(out, "{}", serde_json::Value::from(all))?;
         return Ok(());
@@ -150,6 +190,15 @@ pub fn list(options: &Options, format: Format, out: &mut dyn Write) -> Result<()
         }
     }
     writeln!(out, "{table}")?;
+    for domain in &config.domains {
+        if let Some(path) = &domain.return_path {
+            writeln!(
+                out,
+                "{}: return path {} ({})",
+                domain.name, path.domain, path.state
+            )?;
+        }
+    }
     Ok(())
 }
 
@@ -160,69 +209,133 @@ pub fn list(options: &Options, format: Format, out: &mut dyn Write) -> Result<()
 pub fn check(
     options: &Options,
     name: &str,
+    given: &[IpAddr],
     format: Format,
     out: &mut dyn Write,
 ) -> Result<bool, DomainError> {
-    let (config, domain) = find(options, &parse(name)?)?;
-    let mut names = Names::open(&config)?;
-    let lines = dns_check::domain(&config, &domain, &mut names);
+    let (loaded, domain) = find(options, &parse(name)?)?;
+    let mut names = Names::open(&loaded)?;
+    let lines = dns_check::domain(&loaded, &domain, addresses(&loaded, given), &mut names);
     show(&lines, format, out)?;
+    if format == Format::Text {
+        writeln!(out)?;
+        for (receiver, against) in dns_check::receivers(&lines) {
+            let mut what: Vec<&str> = against.iter().map(|line| line.what).collect();
+            what.dedup();
+            match what.as_slice() {
+                [] => writeln!(out, "{receiver}: all that it asks for is right")?,
+                what => writeln!(out, "{receiver}: {}", what.join(", "))?,
+            }
+        }
+    }
     Ok(lines.iter().all(Line::is_well))
 }
 
-/// Makes new keys, or, once their records are in the DNS, lets them sign. True if they sign now, or if
-/// they were made now.
+/// Whether the DNS is asked before new keys sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// It is.
+    Dns,
+    /// It is not: the operator knows.
+    Operator,
+}
+
+/// Makes new keys, or, once their records are in the DNS, lets them sign; and uses a return path that
+/// waits. True if they sign now, or if they were made now.
 ///
 /// # Errors
 /// [`DomainError`]
 pub fn rotate(
     options: &Options,
     name: &str,
+    trust: Trust,
     format: Format,
     out: &mut dyn Write,
 ) -> Result<bool, DomainError> {
     let name = parse(name)?;
-    let (config, domain) = find(options, &name)?;
+    let (loaded, domain) = find(options, &name)?;
     let is_pending = |key: &DkimKey| key.state == KeyState::Pending;
-    if !domain.keys.iter().any(is_pending) {
-        domains::add_pending(&config.data_dir, &name)?;
-        let (config, domain) = find(options, &name)?;
-        publish(&config, &domain, is_pending, format, out)?;
-        if format == Format::Text {
-            writeln!(
-                out,
-                "\nThe new keys do not sign yet. When their records are published, run"
-            )?;
-            writeln!(out, "this again: smtp-relay domain rotate {name}")?;
-            no_rsa(out)?;
-        }
-        return Ok(true);
+    if trust == Trust::Dns && !domain.keys.iter().any(is_pending) {
+        return new_keys(options, &loaded, &domain, format, out);
     }
-    let mut names = Names::open(&config)?;
-    let pending = domain.keys.iter().filter(|key| is_pending(key));
-    let lines: Vec<Line> = pending
-        .map(|key| dns_check::key(&domain.name, key, &mut names))
-        .collect();
-    show(&lines, format, out)?;
-    if !lines.iter().all(|line| line.verdict == Verdict::Right) {
-        if format == Format::Text {
-            writeln!(
-                out,
-                "nothing was changed: the old keys sign until the records are right"
-            )?;
+    let path = domain.return_path.as_ref();
+    let path_waits = path.is_some_and(|path| path.state == ReturnPathState::Pending);
+    if trust == Trust::Dns {
+        let mut names = Names::open(&loaded)?;
+        let pending = domain.keys.iter().filter(|key| is_pending(key));
+        let lines: Vec<Line> = pending
+            .map(|key| dns_check::key(&domain.name, key, &mut names))
+            .collect();
+        show(&lines, format, out)?;
+        if !lines.iter().all(|line| line.verdict == Verdict::Right) {
+            if format == Format::Text {
+                writeln!(
+                    out,
+                    "nothing was changed: the old keys sign until the records are right"
+                )?;
+            }
+            return Ok(false);
         }
-        return Ok(false);
+    } else if path_waits {
+        domains::use_return_path(&loaded.config.data_dir, &name)?;
     }
-    domains::switch(&config.data_dir, &name)?;
+    if domain.keys.iter().any(is_pending) {
+        domains::switch(&loaded.config.data_dir, &name)?;
+    }
     if format == Format::Text {
-        let days = config.delivery.expire.as_secs().div_ceil(86_400);
-        writeln!(out, "the new keys sign after: smtp-relay reload")?;
+        let days = loaded.config.delivery.expire.as_secs().div_ceil(86_400);
         writeln!(
             out,
-            "leave the old records for {days} days more: mail that they signed is on its way"
+            "the new keys sign; a relay that runs takes them up by itself\n\
+             leave old records for {days} days more: mail that their keys signed is on its way"
         )?;
     }
     Ok(true)
+}
+
+fn new_keys(
+    options: &Options,
+    loaded: &Loaded,
+    domain: &SigningDomain,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<bool, DomainError> {
+    let name = &domain.name;
+    domains::add_pending(&loaded.config.data_dir, name)?;
+    let (_, domain) = find(options, name)?;
+    let new = records::of_keys(&domain, |key| key.state == KeyState::Pending);
+    records::print(&domain, &new, format, out)?;
+    if format == Format::Text {
+        writeln!(
+            out,
+            "\nThe new keys do not sign yet. A relay that runs lets them sign once their records are in\n\
+             the DNS; without one, run this again: smtp-relay domain rotate {name}"
+        )?;
+        no_rsa(out)?;
+    }
+    Ok(true)
+}
+
+/// Adds a key for return paths, which signs from now on; the old ones still verify.
+///
+/// # Errors
+/// [`DomainError`]
+pub fn rotate_return_path(
+    options: &Options,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), DomainError> {
+    let (draft, _) = load::draft(options)?;
+    load::make_data_dir(&draft)?;
+    let number = load::return_path::rotate(draft.data_dir())?;
+    match format {
+        Format::Json => writeln!(out, "{}", json!({"key": number}))?,
+        Format::Text => writeln!(
+            out,
+            "key {number} signs return paths from now on; bounces to addresses of the older keys still count"
+        )?,
+    }
+    Ok(())
 }
 
 fn parse(name: &str) -> Result<Domain, DomainError> {
@@ -231,15 +344,16 @@ fn parse(name: &str) -> Result<Domain, DomainError> {
 }
 
 /// The configuration with all keys, and a domain in it.
-fn find(
-    options: &Options,
-    name: &Domain,
-) -> Result<(Arc<Config>, Arc<SigningDomain>), DomainError> {
-    let config = load::load(options, Purpose::Check)?.config;
-    let domain = config.domains.iter().find(|domain| domain.name == *name);
+fn find(options: &Options, name: &Domain) -> Result<(Loaded, Arc<SigningDomain>), DomainError> {
+    let loaded = load::load(options, Purpose::Check)?;
+    let domain = loaded
+        .config
+        .domains
+        .iter()
+        .find(|domain| domain.name == *name);
     let domain = domain.map(Arc::clone);
     let unknown = || ChangeError::Unknown(name.to_string());
-    Ok((config, domain.ok_or_else(unknown)?))
+    Ok((loaded, domain.ok_or_else(unknown)?))
 }
 
 fn algorithm(key: &DkimKey) -> String {
@@ -258,134 +372,11 @@ fn no_rsa(out: &mut dyn Write) -> io::Result<()> {
     )
 }
 
-/// A record to publish.
-struct Record {
-    name: String,
-    text: String,
-    what: &'static str,
-    /// Without it mail is not believed; the others are advice.
-    needed: bool,
-}
-
-fn records(
-    config: &Config,
-    domain: &SigningDomain,
-    keys: impl Fn(&DkimKey) -> bool,
-    rest: bool,
-) -> Vec<Record> {
-    let name = &domain.name;
-    let wanted = domain.keys.iter().filter(|key| keys(key));
-    let mut records: Vec<Record> = wanted
-        .filter_map(|key| {
-            Some(Record {
-                name: format!("{}._domainkey.{name}", key.selector),
-                text: key.key.as_ref()?.record(),
-                what: "DKIM",
-                needed: true,
-            })
-        })
-        .collect();
-    let mut add = |what, name: String, text: String, needed| {
-        records.push(Record {
-            name,
-            text,
-            what,
-            needed,
-        });
-    };
-    if rest {
-        let hostname = &config.hostname;
-        add(
-            "SPF",
-            name.to_string(),
-            format!("v=spf1 a:{hostname} ~all"),
-            true,
-        );
-        let reports = format!("rua=mailto:postmaster@{name}");
-        add(
-            "DMARC",
-            format!("_dmarc.{name}"),
-            format!("v=DMARC1; p=none; {reports}"),
-            true,
-        );
-        let tls = format!("v=TLSRPTv1; {reports}");
-        add("TLS-RPT", format!("_smtp._tls.{name}"), tls, false);
-        let sts = "v=STSv1; id=1".to_owned();
-        add("MTA-STS", format!("_mta-sts.{name}"), sts, false);
-    }
-    records
-}
-
-/// Prints records, in the form of a zone file and as a table.
-fn publish(
-    config: &Config,
-    domain: &SigningDomain,
-    keys: impl Fn(&DkimKey) -> bool,
-    format: Format,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let is_new = domain.keys.iter().all(|key| key.state == KeyState::Signing);
-    let records = records(config, domain, keys, is_new);
-    if format == Format::Json {
-        let all = records.iter().map(|record| {
-            json!({"name": record.name, "type": "TXT", "text": record.text, "for": record.what,
-                   "needed": record.needed})
-        });
-        return writeln!(out, "{}", serde_json::Value::from(all.collect::<Vec<_>>()));
-    }
-    writeln!(
-        out,
-        "; records for {}, in the form of a zone file",
-        domain.name
-    )?;
-    for record in &records {
-        let advice = if record.needed { "" } else { "; " };
-        writeln!(
-            out,
-            "{advice}{}. 3600 IN TXT {}",
-            record.name,
-            strings(&record.text)
-        )?;
-    }
-    if is_new {
-        writeln!(
-            out,
-            "; the last two are advice for domains that receive mail; MTA-STS needs a policy at\n\
-             ; https://mta-sts.{}/.well-known/mta-sts.txt",
-            domain.name
-        )?;
-    }
-    writeln!(out)?;
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["FOR", "NAME", "TYPE", "VALUE"]);
-    for record in &records {
-        let name = record.name.as_str();
-        table.add_row([record.what, name, "TXT", &record.text]);
-    }
-    writeln!(out, "{table}")
-}
-
-/// The text of a record as strings of a zone file.
-fn strings(text: &str) -> String {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (part, after) = rest.split_at(rest.len().min(STRING_MAX));
-        parts.push(format!("\"{part}\""));
-        rest = after;
-    }
-    match parts.as_slice() {
-        [one] => one.clone(),
-        _ => format!("( {} )", parts.join(" ")),
-    }
-}
-
 fn show(lines: &[Line], format: Format, out: &mut dyn Write) -> io::Result<()> {
     if format == Format::Json {
         let all = lines.iter().map(|line| {
             json!({"verdict": line.verdict.word(), "for": line.what, "name": line.name,
-                   "why": line.why})
+                   "why": line.why, "asked_by": line.asked_by})
         });
         return writeln!(out, "{}", serde_json::Value::from(all.collect::<Vec<_>>()));
     }

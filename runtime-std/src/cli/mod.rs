@@ -8,9 +8,12 @@ pub mod credential;
 mod demo;
 mod dns_check;
 pub mod domain;
+mod domain_command;
+mod published;
 mod quarantine;
 mod queue;
 mod report;
+mod return_path;
 mod serve;
 
 use std::fmt;
@@ -27,6 +30,7 @@ use crate::runtime::Runtime;
 use client::{Client, ClientError};
 use credential::{CredentialError, Format};
 use domain::DomainError;
+use domain_command::DomainCommand;
 
 /// An authenticated SMTP relay: takes mail from applications, keeps it safe, delivers it by MX.
 #[derive(Debug, Parser)]
@@ -55,7 +59,7 @@ enum Command {
     Queue(QueueCommand),
     /// Show a message's whole story: each attempt, reply, rule, host, TLS, next try
     Trace {
-        /// The id in the 250 reply and in the Received header
+        /// The id in the 250 reply and in the Received header, or the return path of a bounce
         id: String,
         #[command(flatten)]
         place: Where,
@@ -207,33 +211,6 @@ enum CredentialCommand {
         #[command(flatten)]
         place: Where,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum DomainCommand {
-    /// Make DKIM keys for a domain, and print the DNS records to publish
-    Add(OneDomain),
-    /// Ask the DNS what is right, wrong or missing; exit code 1 unless all that is needed is right
-    Check(OneDomain),
-    /// List domains and their keys
-    List {
-        #[command(flatten)]
-        place: Where,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Make new keys and print their records; run again when they are published: the new keys sign then
-    Rotate(OneDomain),
-}
-
-#[derive(Debug, Args)]
-struct OneDomain {
-    /// The domain in From
-    domain: String,
-    #[command(flatten)]
-    place: Where,
-    #[command(flatten)]
-    output: Output,
 }
 
 #[derive(Debug, Subcommand)]
@@ -415,15 +392,16 @@ fn run(runtime: &dyn Runtime, command: Command, out: &mut dyn Write) -> Result<(
             false => Err(Failure::Shown),
         },
         Command::Credential(command) => run_credential(command, out),
-        Command::Domain(command) => run_domain(command, out),
+        Command::Domain(command) => domain_command::run(command, out),
         Command::Queue(command) => run_queue(command, out),
-        Command::Trace { id, place, output } => queue::trace(
-            &place.client()?,
-            &place.data_dir()?,
-            &id,
-            output.format(),
-            out,
-        ),
+        Command::Trace { id, place, output } => {
+            let (data_dir, format) = (place.data_dir()?, output.format());
+            let id = match id.contains('@') {
+                true => return_path::message_of(&data_dir, &id, format, out)?,
+                false => id,
+            };
+            queue::trace(&place.client()?, &data_dir, &id, format, out)
+        }
         Command::Report { files, output } => {
             match report::report(&files, output.format(), out, &mut io::stderr())? {
                 true => Ok(()),
@@ -461,27 +439,6 @@ fn run_credential(command: CredentialCommand, out: &mut dyn Write) -> Result<(),
         }
     }
     Ok(())
-}
-
-fn run_domain(command: DomainCommand, out: &mut dyn Write) -> Result<(), Failure> {
-    let format = |one: &OneDomain| one.output.format();
-    let right = match command {
-        DomainCommand::Add(one) => {
-            domain::add(&one.place.options(), &one.domain, format(&one), out)?;
-            true
-        }
-        DomainCommand::Check(one) => {
-            domain::check(&one.place.options(), &one.domain, format(&one), out)?
-        }
-        DomainCommand::List { place, output } => {
-            domain::list(&place.options(), output.format(), out)?;
-            true
-        }
-        DomainCommand::Rotate(one) => {
-            domain::rotate(&one.place.options(), &one.domain, format(&one), out)?
-        }
-    };
-    if right { Ok(()) } else { Err(Failure::Shown) }
 }
 
 fn run_queue(command: QueueCommand, out: &mut dyn Write) -> Result<(), Failure> {

@@ -1,7 +1,6 @@
 //! `serve`: from the command line to a relay that runs until it is told to stop.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use relay_core::config::ListenerTls;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::published::Lookout;
 use super::{Failure, LogFormat, ServeArgs};
 use crate::hub::{Hub, Options};
 use crate::journal::{Colour, LogEvents};
@@ -20,8 +20,8 @@ use crate::runtime::{Running, Runtime};
 /// How long transactions and deliveries may take to end after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(9);
 
-/// How often certificate files are looked at.
-const CERTIFICATE_CHECK: Duration = Duration::from_secs(60);
+/// How often the files that commands and other programs change are looked at.
+const FILE_CHECK: Duration = Duration::from_secs(5);
 
 /// Runs a relay until SIGTERM or SIGINT; SIGHUP loads the configuration anew.
 pub(super) fn serve(
@@ -65,18 +65,26 @@ pub(super) fn serve(
                 }
             }
         })?;
-    let mut changed_at = load::tls_changed_at(&running.hub().loaded().config);
+    let _lookout = Lookout::start(running.hub())?;
+    let mut changed_at = load::changed_at(&running.hub().loaded().config);
     loop {
-        match receive.recv_timeout(CERTIFICATE_CHECK) {
+        match receive.recv_timeout(FILE_CHECK) {
             Ok(SIGHUP) => reload(running.hub()),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                let now = load::tls_changed_at(&running.hub().loaded().config);
+                let now = load::changed_at(&running.hub().loaded().config);
                 if now != changed_at {
-                    tracing::info!("the certificate files changed");
+                    tracing::info!("certificates or keys changed on the disk");
                     reload(running.hub());
                 }
-                changed_at = now;
+                // What changed while it was read is seen the next time.
+                let mut after = load::changed_at(&running.hub().loaded().config);
+                for (path, changed) in &mut after {
+                    if let Some((_, before)) = now.iter().find(|(known, _)| known == path) {
+                        *changed = *before;
+                    }
+                }
+                changed_at = after;
             }
         }
     }
@@ -88,7 +96,7 @@ pub(super) fn serve(
     Ok(())
 }
 
-fn reload(hub: &Arc<Hub>) {
+fn reload(hub: &Hub) {
     match hub.reload() {
         Ok(changed) if changed.is_empty() => tracing::info!("reloaded; nothing differs"),
         Ok(changed) => changed

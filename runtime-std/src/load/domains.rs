@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use relay_core::config::KeyState;
+use relay_core::config::{KeyState, ReturnPathState};
 use smtp_proto::Domain;
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
 
@@ -15,6 +15,7 @@ use super::credentials::{lock, read};
 use super::files::write_atomically;
 
 const KEYS: &str = "dkim";
+const RETURN_PATH_STATE: &str = "return_path_state";
 const HEAD: &str =
     "# Kept by `smtp-relay domain`; the same [[domain]] sections as in relay.toml.\n\n";
 
@@ -56,19 +57,29 @@ impl From<io::Error> for ChangeError {
 /// Whether RSA keys can be made: the TLS library of a small build cannot.
 pub const MAKES_RSA: bool = cfg!(feature = "aws-lc-rs");
 
-/// Adds a domain with new keys, durably. The data directory must be there.
+/// Adds a domain with new keys and, if one is named, a return path, durably. Neither is used before its
+/// records are in the DNS. The data directory must be there.
 ///
 /// # Errors
 /// [`ChangeError`]; the file is then as it was.
-pub fn add(data_dir: &Path, domain: &Domain) -> Result<(), ChangeError> {
+pub fn add(
+    data_dir: &Path,
+    domain: &Domain,
+    return_path: Option<&Domain>,
+) -> Result<(), ChangeError> {
     change(data_dir, |document| {
         if find(document, domain).is_some() {
             return Err(ChangeError::Exists(domain.to_string()));
         }
         let mut table = Table::new();
         table.insert("name", toml_edit::value(domain.as_str()));
+        if let Some(path) = return_path {
+            table.insert("return_path", toml_edit::value(path.as_str()));
+            let state = ReturnPathState::Pending.to_string();
+            table.insert(RETURN_PATH_STATE, toml_edit::value(state));
+        }
         sections(document.as_table_mut(), "domain")?.push(table);
-        make_keys(document, data_dir, domain, KeyState::Signing)
+        make_keys(document, data_dir, domain, KeyState::Pending)
     })
 }
 
@@ -82,20 +93,38 @@ pub fn add_pending(data_dir: &Path, domain: &Domain) -> Result<(), ChangeError> 
     })
 }
 
-/// Lets the keys that are pending sign, and those that signed sign no more.
+/// Lets the keys that are pending sign, and those that signed sign no more. Without one that is pending,
+/// nothing changes.
 ///
 /// # Errors
 /// [`ChangeError`]; the file is then as it was.
 pub fn switch(data_dir: &Path, domain: &Domain) -> Result<(), ChangeError> {
     change(data_dir, |document| {
         let keys = sections(section(document, domain)?, KEYS)?;
+        let is_pending = |key: &Table| key.get("state").and_then(Item::as_str) == Some("pending");
+        if !keys.iter().any(is_pending) {
+            return Ok(());
+        }
         for key in keys.iter_mut() {
             let state = match key.get("state").and_then(Item::as_str) {
                 Some("pending") => KeyState::Signing,
+                Some("retired") => continue,
                 _ => KeyState::Retired,
             };
             key.insert("state", toml_edit::value(state.to_string()));
         }
+        Ok(())
+    })
+}
+
+/// Uses the return path of a domain from now on.
+///
+/// # Errors
+/// [`ChangeError`]; the file is then as it was.
+pub fn use_return_path(data_dir: &Path, domain: &Domain) -> Result<(), ChangeError> {
+    change(data_dir, |document| {
+        let state = ReturnPathState::Active.to_string();
+        section(document, domain)?.insert(RETURN_PATH_STATE, toml_edit::value(state));
         Ok(())
     })
 }
@@ -237,13 +266,17 @@ mod tests {
             "one.example".parse().unwrap(),
             "Two.example".parse().unwrap(),
         );
-        add(&data_dir, &one).unwrap();
-        add(&data_dir, &two).unwrap();
-        let again = add(&data_dir, &"two.EXAMPLE".parse().unwrap());
+        let path = "bounces.one.example".parse().unwrap();
+        add(&data_dir, &one, Some(&path)).unwrap();
+        add(&data_dir, &two, None).unwrap();
+        let again = add(&data_dir, &"two.EXAMPLE".parse().unwrap(), None);
         assert!(matches!(again, Err(ChangeError::Exists(_))));
         let unknown = add_pending(&data_dir, &"three.example".parse().unwrap());
         assert!(matches!(unknown, Err(ChangeError::Unknown(_))));
-        add_pending(&data_dir, &one).unwrap();
+        let path_state = || {
+            let config = load(&options, Purpose::Check).unwrap().config;
+            config.domains[0].return_path.clone().map(|path| path.state)
+        };
         let keys = |number: u8, state: &str| {
             let kinds = if MAKES_RSA { &["r", "e"][..] } else { &["e"] };
             let line = |kind: &&str| format!("one.example/{kind}{number} {state}");
@@ -254,7 +287,15 @@ mod tests {
             kept.retain(|line| line.starts_with("one"));
             kept
         };
+        assert_eq!(of_one(), keys(1, "pending"));
+        assert_eq!(path_state(), Some(ReturnPathState::Pending));
+        use_return_path(&data_dir, &one).unwrap();
+        assert_eq!(path_state(), Some(ReturnPathState::Active));
+        switch(&data_dir, &one).unwrap();
+        add_pending(&data_dir, &one).unwrap();
         assert_eq!(of_one(), [keys(1, "signing"), keys(2, "pending")].concat());
+        switch(&data_dir, &one).unwrap();
+        assert_eq!(of_one(), [keys(1, "retired"), keys(2, "signing")].concat());
         switch(&data_dir, &one).unwrap();
         assert_eq!(of_one(), [keys(1, "retired"), keys(2, "signing")].concat());
         add_pending(&data_dir, &one).unwrap();
@@ -262,7 +303,7 @@ mod tests {
         let retired = [keys(1, "retired"), keys(2, "retired")].concat();
         assert_eq!(of_one(), [retired, keys(3, "signing")].concat());
         assert!(
-            kept().contains(&"two.example/e1 signing".to_owned()),
+            kept().contains(&"two.example/e1 pending".to_owned()),
             "{:?}",
             kept()
         );

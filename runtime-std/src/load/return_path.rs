@@ -13,7 +13,7 @@ use super::{LoadError, Purpose, is_absent, system_rng};
 const FILE: &str = "return-path-keys";
 const MODE: u32 = 0o600;
 
-fn path(data_dir: &Path) -> PathBuf {
+pub(super) fn path(data_dir: &Path) -> PathBuf {
     data_dir.join(FILE)
 }
 

@@ -15,14 +15,14 @@ def exchangers(hosts):
 
 
 class Nsd:
-    """Serves the records in `lines` (names relative to `test.`) on a free port of 127.0.0.1.
+    """Serves the records in `lines` (names relative to `test.`) on a free port of 127.0.0.1, or on `port`.
 
     `reverse` are records of `127.in-addr.arpa.`.
     """
 
-    def __init__(self, folder, lines, name="nsd", reverse=()):
+    def __init__(self, folder, lines, name="nsd", reverse=(), port=None):
         home = folder.make(name)
-        self.port = free_port()
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         zone = home / "test.zone"
         zone.write_text(
