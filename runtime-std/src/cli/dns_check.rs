@@ -155,18 +155,18 @@ pub(super) fn domain(
     names: &mut Names,
 ) -> Vec<Line> {
     let config = &loaded.config;
-    let hostname = config.hostname.as_str();
+    let host_name = &config.hostname;
+    let hostname = host_name.as_str();
     let own = names.addresses(hostname);
     let addresses = match addresses {
         [] => own.as_slice(),
         given => given,
     };
     let mut lines = keys(domain, names);
-    lines.push(spf::line(domain.name.as_str(), hostname, addresses, names));
+    lines.push(spf::line(&domain.name, host_name, addresses, names));
     if let Some(path) = &domain.return_path {
-        let path = path.domain.as_str();
-        lines.push(spf::line(path, hostname, addresses, names));
-        lines.push(exchanger(path, names));
+        lines.push(spf::line(&path.domain, host_name, addresses, names));
+        lines.push(exchanger(path.domain.as_str(), names));
     }
     let (policy, line) = dmarc(&domain.name, names);
     lines.push(line);
