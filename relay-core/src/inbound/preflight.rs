@@ -51,7 +51,7 @@ const SINGLE: [&str; 9] = [
     "Subject",
 ];
 
-/// RFC 7372 §3.3: "Multiple authentication checks failed".
+/// RFC 7372 §3.4: "Multiple authentication checks failed".
 const UNAUTHENTICATED: Rejection = Rejection::permanent(550, 7, 26);
 
 /// One thing that receivers would hold against a message.
@@ -282,7 +282,7 @@ impl Flight<'_> {
         if !matches!(post, (Some(value), None) if one_click(value)) {
             return said("bulk mail needs List-Unsubscribe-Post: List-Unsubscribe=One-Click");
         }
-        // Ours covers both fields. RFC 8058 §4: "a valid DKIM signature that covers at least" these.
+        // RFC 8058 §4: both "MUST be covered by the signature". Ours covers them.
         let covers = |tags: &[u8]| {
             is_of(tags, author)
                 && ["List-Unsubscribe", "List-Unsubscribe-Post"]
