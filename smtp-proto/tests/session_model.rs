@@ -1,6 +1,6 @@
 //! Random sessions against the reference model of `fuzz/src/session.rs`, which is also a fuzz target.
 //!
-//! The full run, a million sequences, takes about a minute:
+//! The full run, a million sequences, takes a few minutes:
 //! `cargo test --release -p relay-smtp-proto --test session_model -- --ignored`
 
 // The targets stand outside the workspace; what they check is shared by path.

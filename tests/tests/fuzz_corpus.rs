@@ -8,15 +8,21 @@ mod targets;
 
 use std::path::Path;
 
-/// Runs a check on every seed, on every seed cut short, and on every seed with one byte changed.
+/// Runs a check on every input of the corpus; on the seeds that were written by hand also cut short,
+/// and with one byte changed.
 fn replay(target: &str, check: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fuzz/corpus")
         .join(target);
     let mut seeds = 0;
     for entry in std::fs::read_dir(corpus).expect("the corpus is committed") {
-        let mut seed = std::fs::read(entry.expect("an entry").path()).expect("a file");
+        let entry = entry.expect("an entry");
+        let mut seed = std::fs::read(entry.path()).expect("a file");
         check(&seed);
+        seeds += 1;
+        if entry.file_name().as_encoded_bytes().starts_with(b"min-") {
+            continue;
+        }
         for at in 0..seed.len().min(1000) {
             check(&seed[..at]);
             for other in [0, b'\r', b'\n', b'=', b'5', 0xff] {
@@ -25,7 +31,6 @@ fn replay(target: &str, check: fn(&[u8])) {
                 seed[at] = byte;
             }
         }
-        seeds += 1;
     }
     assert!(seeds > 0, "an empty corpus proves nothing");
 }
