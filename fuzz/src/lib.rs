@@ -6,5 +6,6 @@
 pub mod codec;
 pub mod core;
 pub mod session;
+pub mod tlsa;
 pub mod types;
 pub mod wire;

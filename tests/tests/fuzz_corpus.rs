@@ -6,6 +6,10 @@
 #[path = "../../fuzz/src/core.rs"]
 mod targets;
 
+#[allow(unreachable_pub, missing_docs)]
+#[path = "../../fuzz/src/tlsa.rs"]
+mod tlsa;
+
 use std::path::Path;
 
 /// Runs a check on every input of the corpus; on the seeds that were written by hand also cut short,
@@ -43,6 +47,11 @@ fn config_text() {
 #[test]
 fn dns_answer() {
     replay("dns_answer", targets::dns_answer);
+}
+
+#[test]
+fn tlsa_records() {
+    replay("tlsa", tlsa::tlsa);
 }
 
 #[test]

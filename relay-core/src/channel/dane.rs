@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorith
 use sha2::{Digest as _, Sha256, Sha512};
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::{Flaw, FlawKind, Verdict};
+use super::{ClientTls, Flaw, FlawKind, Verdict};
 use crate::dns::Tlsa;
 use crate::time::UnixTime;
 
@@ -67,13 +67,15 @@ impl Associations {
     }
 
     /// What the chain, leaf first, proves at this time for a host that may be called by any of these names.
-    pub(super) fn judge(
+    #[must_use]
+    pub fn judge(
         &self,
+        tls: &ClientTls,
         chain: &[CertificateDer<'_>],
         names: &[&str],
         at: UnixTime,
-        algorithms: &[&dyn SignatureVerificationAlgorithm],
     ) -> Verdict {
+        let algorithms = tls.algorithms.all;
         let Some((leaf, rest)) = chain.split_first() else {
             return Verdict::NotVerified(Flaw::new(
                 FlawKind::Other,

@@ -28,9 +28,10 @@ use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
 
 use rustls::{ClientConnection, Connection, Error, ProtocolVersion, ServerConnection};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 
 pub use dane::Associations;
+pub use rustls_pki_types::CertificateDer;
 pub(crate) use setup::provider;
 pub use setup::{ClientTls, Flaw, FlawKind, ServerTls, TlsSetupError, Verdict};
 
@@ -262,7 +263,7 @@ impl Channel {
     ) -> Option<Verdict> {
         self.verdict()?;
         let chain = self.peer_chain().unwrap_or_default();
-        Some(records.judge(chain, names, at, tls.algorithms.all))
+        Some(records.judge(tls, chain, names, at))
     }
 
     /// The certificates that the peer showed, leaf first.

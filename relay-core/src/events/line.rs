@@ -94,6 +94,8 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, attempt: &Attempt) -> fmt::Resul
         }
         None => {}
     }
+    optional(f, " tls-policy=", evidence.tls_policy.as_ref())?;
+    optional(f, " tls-failure=", evidence.tls_failure.as_ref())?;
     optional(f, " mta-sts=", evidence.mta_sts.as_ref())?;
     write!(f, " rule={} stage={}: {reason}", reason.rule, reason.stage)?;
     for (n, before) in evidence.before.iter().enumerate() {
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
     use crate::events::{name_recipients, rfc3339};
     use crate::id::MessageId;
-    use crate::outbound::{Evidence, Reason};
+    use crate::outbound::{Evidence, Reason, TlsFailureKind};
     use crate::time::UnixTime;
 
     fn attempt() -> Attempt {
@@ -203,8 +205,15 @@ mod tests {
         let mut attempt = attempt();
         attempt.evidence.tls = Some("TLSv1.3".into());
         attempt.evidence.certificate = Some("expired".into());
+        attempt.evidence.tls_policy = Some("require (dane)".into());
+        attempt.evidence.tls_failure = Some(TlsFailureKind::TlsaInvalid);
         let line = event(EventKind::Delivered(attempt)).to_string();
-        assert!(line.contains(" tls=TLSv1.3 certificate=expired "), "{line}");
+        let said =
+            " tls=TLSv1.3 certificate=expired tls-policy=require (dane) tls-failure=tlsa-invalid ";
+        assert!(line.contains(said), "{line}");
+        // By whichever name: in a line, in JSON.
+        let kind = TlsFailureKind::StarttlsNotSupported;
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.to_string());
     }
 
     #[test]

@@ -290,6 +290,25 @@ pub enum TlsFailureKind {
     StsWebpkiInvalid,
 }
 
+/// As a report names it.
+impl fmt::Display for TlsFailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StarttlsNotSupported => "starttls-not-supported",
+            Self::CertificateHostMismatch => "certificate-host-mismatch",
+            Self::CertificateExpired => "certificate-expired",
+            Self::CertificateNotTrusted => "certificate-not-trusted",
+            Self::ValidationFailure => "validation-failure",
+            Self::TlsaInvalid => "tlsa-invalid",
+            Self::DnssecInvalid => "dnssec-invalid",
+            Self::DaneRequired => "dane-required",
+            Self::StsPolicyFetchError => "sts-policy-fetch-error",
+            Self::StsPolicyInvalid => "sts-policy-invalid",
+            Self::StsWebpkiInvalid => "sts-webpki-invalid",
+        })
+    }
+}
+
 /// What became of one recipient in one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -85,10 +85,9 @@ fn record(usage: u8, selector: u8, matching: u8, cert: &CertificateDer<'_>) -> T
 
 /// The verdict by these records; none if none of them can be used.
 fn judge(records: &[Tlsa], chain: &[CertificateDer<'_>], names: &[&str]) -> Option<Verdict> {
-    let provider = crate::channel::provider();
-    let algorithms = provider.signature_verification_algorithms.all;
+    let tls = ClientTls::new(Vec::new()).unwrap();
     let usable = Associations::usable(records)?;
-    Some(usable.judge(chain, names, NOW, algorithms))
+    Some(usable.judge(&tls, chain, names, NOW))
 }
 
 fn flaw_of(records: &[Tlsa], chain: &[CertificateDer<'_>]) -> Flaw {

@@ -199,3 +199,33 @@ fn tlsa_answers_tell_denial_from_failure() {
             .authentic
     );
 }
+
+/// Whatever is changed in an answer with TLSA records, the lookup ends and nothing panics.
+#[test]
+fn damaged_tlsa_answers_end_the_lookup() {
+    let zone = Zone::new()
+        .authentic()
+        .tlsa(HOST, 25, &[3, 1, 1, 7, 7, 7, 7])
+        .tlsa(HOST, 25, &[])
+        .tlsa(HOST, 25, &[2]);
+    let mut length = 0;
+    for at in 0..400 {
+        for other in [None, Some(0), Some(1), Some(0x3f), Some(0xc0), Some(0xff)] {
+            let mut world = signed();
+            let answer = world.run(Query::tlsa(HOST, 25), |asked, message| {
+                let mut bytes = zone.answer(message, asked.transport).unwrap();
+                length = bytes.len();
+                match (other, bytes.get_mut(at)) {
+                    (Some(other), Some(byte)) => *byte = other,
+                    (None, _) => bytes.truncate(at),
+                    (Some(_), None) => {}
+                }
+                vec![Reply::Bytes(bytes)]
+            });
+            if let Ok(set) = answer {
+                assert!(set.records.len() + set.malformed <= 3);
+            }
+        }
+    }
+    assert!(length < 400, "{length}");
+}
