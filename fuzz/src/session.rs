@@ -461,7 +461,7 @@ impl Server {
                 self.body.clear();
                 return;
             }
-            Event::StartTls => {
+            Event::StartTls | Event::XClient(_) => {
                 self.body.clear();
                 None
             }

@@ -90,6 +90,7 @@ async fn receive(mut stream: TcpStream) -> io::Result<()> {
                 Event::Hello(_)
                 | Event::StartTls
                 | Event::Auth(_)
+                | Event::XClient(_)
                 | Event::Mail(_)
                 | Event::Rcpt(_)
                 | Event::Data { .. }

@@ -219,7 +219,8 @@ pub(crate) async fn session_request(
         }
         other @ (inbound::Request::Spool(..)
         | inbound::Request::Unspool(_)
-        | inbound::Request::CheckPassword { .. }) => {
+        | inbound::Request::CheckPassword { .. }
+        | inbound::Request::CheckToken(_)) => {
             let hub = Arc::clone(seat.hub());
             unblock(move || hub.session_request(other)).await
         }

@@ -79,6 +79,7 @@ fn receive(mut stream: TcpStream) -> io::Result<()> {
                 Event::Hello(_)
                 | Event::StartTls
                 | Event::Auth(_)
+                | Event::XClient(_)
                 | Event::Mail(_)
                 | Event::Rcpt(_)
                 | Event::Data { .. }

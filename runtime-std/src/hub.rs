@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{JoinHandle, available_parallelism};
 
 use keep::Keeper;
-pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError};
+pub use options::{CredentialCheck, EventSink, Options, Spawn, StartError, TokenCheck};
 pub use seat::{DeliverySeat, SessionSeat};
 use sink::Sink;
 
@@ -72,6 +72,7 @@ pub struct Hub {
     resolver: Mutex<Resolver>,
     rng: Mutex<Rng>,
     credential_check: Option<Arc<dyn CredentialCheck>>,
+    token_check: Option<Arc<dyn TokenCheck>>,
     load: Option<load::Options>,
     next_id: AtomicU64,
     /// How many sessions there may be, those included that are turned away.
@@ -109,7 +110,11 @@ impl Hub {
         spawn: Box<dyn Spawn>,
     ) -> Result<Arc<Self>, StartError> {
         let clock = Clock::new();
-        let loaded = reload::with_check(loaded, options.credential_check.is_some());
+        let loaded = reload::with_checks(
+            loaded,
+            options.credential_check.is_some(),
+            options.token_check.is_some(),
+        );
         let config = Arc::clone(&loaded.config);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
@@ -155,6 +160,7 @@ impl Hub {
             resolver: Mutex::new(resolver),
             rng: Mutex::new(rng),
             credential_check: options.credential_check,
+            token_check: options.token_check,
             load: options.load,
             next_id: AtomicU64::new(1),
             seats: capacity.seats(),
@@ -290,7 +296,7 @@ impl Hub {
             local,
             listener,
             config: Arc::clone(&loaded.config),
-            tls: Arc::clone(&loaded.tls),
+            tls: loaded.tls_of(listener),
         };
         let rng = lock(&self.rng).fork();
         Some((Session::new(setup, self.clock.now(), rng), seat))
@@ -372,6 +378,10 @@ impl Hub {
             inbound::Request::Unspool(id) => {
                 self.store.spool_discard(id);
                 inbound::Answer::Done
+            }
+            inbound::Request::CheckToken(bearer) => {
+                let check = self.token_check.as_ref();
+                inbound::Answer::Checked(check.and_then(|check| check.check(&bearer)))
             }
             inbound::Request::CheckPassword { name, password } => {
                 let check = self.credential_check.as_ref();

@@ -73,6 +73,8 @@ pub struct Loaded {
     pub config: Arc<Config>,
     /// The certificate of the listeners.
     pub tls: Arc<ServerTls>,
+    /// The same for each listener that asks clients for certificates.
+    pub listener_tls: Vec<Option<Arc<ServerTls>>>,
     /// The roots that receivers are judged by.
     pub client_tls: Arc<ClientTls>,
     /// What is allowed and probably not meant, one a line.
@@ -81,6 +83,25 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// The credential that was made because there was none.
     pub first_run: Option<FirstRun>,
+}
+
+impl Loaded {
+    /// The TLS of the listener with this index.
+    #[must_use]
+    pub fn tls_of(&self, listener: usize) -> Arc<ServerTls> {
+        let own = self.listener_tls.get(listener).and_then(Option::as_ref);
+        Arc::clone(own.unwrap_or(&self.tls))
+    }
+
+    /// Takes another configuration, whose listeners may stand in another order.
+    pub(crate) fn arranged(self, config: Config) -> Result<Self, LoadError> {
+        let listener_tls = tls::of_listeners(&self.tls, &config)?;
+        Ok(Self {
+            config: Arc::new(config),
+            listener_tls,
+            ..self
+        })
+    }
 }
 
 /// A credential that was made. Its secret is kept nowhere: show it once.
@@ -192,6 +213,17 @@ pub fn from_config(mut config: Config) -> Result<Loaded, LoadError> {
     if let Some(path) = &config.delivery.ca_file {
         want(path, FileUse::CaFile, "delivery.ca_file");
     }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        if let Some(asked) = &listener.client_certificates
+            && asked.roots.is_empty()
+        {
+            want(
+                &asked.ca_file,
+                FileUse::ClientCa(index),
+                "listener.client_ca",
+            );
+        }
+    }
     for (index, route) in config.routes.iter().enumerate() {
         if let (Some(path), None) = (&route.password_file, &route.password) {
             want(path, FileUse::RoutePassword(index), "route.password_file");
@@ -225,12 +257,15 @@ pub fn from_config(mut config: Config) -> Result<Loaded, LoadError> {
 pub fn changed_at(config: &Config) -> Vec<(PathBuf, Option<SystemTime>)> {
     let tls = config.tls.iter();
     let tls = tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
+    let asked = config.listeners.iter();
+    let asked = asked.filter_map(|listener| listener.client_certificates.as_ref());
     let keys = config.domains.iter().flat_map(|domain| &domain.keys);
     let kept = [
         domains_path(&config.data_dir),
         return_path::path(&config.data_dir),
     ];
     tls.chain(kept)
+        .chain(asked.map(|asked| asked.ca_file.clone()))
         .chain(keys.map(|key| key.key_file.clone()))
         .map(|path| {
             let data = std::fs::metadata(&path);
@@ -376,10 +411,11 @@ fn complete(parsed: Parsed, purpose: Purpose) -> Result<Loaded, LoadError> {
     if config.return_path_keys.is_none() {
         config.return_path_keys = return_path::keys(&config.data_dir, purpose)?;
     }
-    let config = Arc::new(config);
+    let listener_tls = tls::of_listeners(&server, &config)?;
     Ok(Loaded {
-        config,
+        config: Arc::new(config),
         tls: server,
+        listener_tls,
         client_tls,
         warnings,
         file: None,
@@ -400,6 +436,13 @@ fn read_wanted(
         FileUse::RoutePassword(index) => {
             let password = files::read_password(file, warnings)?;
             config.routes[index].password = Some(password);
+            Ok(())
+        }
+        FileUse::ClientCa(index) => {
+            let roots = tls::certificates(file)?;
+            if let Some(asked) = &mut config.listeners[index].client_certificates {
+                asked.roots = roots;
+            }
             Ok(())
         }
         FileUse::AdminToken => {

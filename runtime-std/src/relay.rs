@@ -313,7 +313,8 @@ fn session_request(
         }
         other @ (inbound::Request::Spool(..)
         | inbound::Request::Unspool(_)
-        | inbound::Request::CheckPassword { .. }) => seat.hub().session_request(other),
+        | inbound::Request::CheckPassword { .. }
+        | inbound::Request::CheckToken(_)) => seat.hub().session_request(other),
     }
 }
 

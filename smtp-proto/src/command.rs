@@ -4,6 +4,7 @@
 //! (STARTTLS) and RFC 4954 §4 (AUTH). Whether a command fits the state of the session is decided by
 //! the connection.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -13,9 +14,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::address::{AddressError, ForwardPath, MailboxRef, ReversePath};
 use crate::client_name::ClientName;
-use crate::extension::Extensions;
+use crate::extension::{Extension, Extensions};
 use crate::param::{AuthParam, MailParams, ParamError, RcptParams, number};
 use crate::server::Rejection;
+use crate::xclient::XClient;
 
 /// A command, with arguments that are valid. Paths are borrowed from the line: a command that is
 /// refused costs no copy of them.
@@ -69,6 +71,8 @@ pub enum Command<'a> {
         /// The initial response, decoded; `=` is an empty one.
         initial: Option<Vec<u8>>,
     },
+    /// `XCLIENT attribute=value …`. See [`crate::xclient`].
+    XClient(Box<XClient>),
 }
 
 /// The first word of a command line.
@@ -102,6 +106,8 @@ pub enum Verb {
     StartTls,
     /// `AUTH`
     Auth,
+    /// `XCLIENT`
+    XClient,
     /// A command of SMTP that we do not implement: `ETRN`, `TURN`, `SEND`, `SOML`, `SAML`.
     Unimplemented,
     /// The start of an HTTP request: a browser was sent here to talk in another's name.
@@ -168,6 +174,8 @@ impl Verb {
         ];
         if word.eq_ignore_ascii_case(b"STARTTLS") {
             Self::StartTls
+        } else if word.eq_ignore_ascii_case(b"XCLIENT") {
+            Self::XClient
         } else if HTTP.iter().any(|method| word.eq_ignore_ascii_case(method)) {
             Self::Http
         } else {
@@ -299,6 +307,11 @@ impl<'a> Command<'a> {
             Verb::Help => text().map(|_| Self::Help),
             Verb::Noop => text().map(|_| Self::Noop),
             Verb::Auth => parse_auth(text()?),
+            // Who is not trusted with it is not told that it is there.
+            Verb::XClient if !offered.has(Extension::XClient) => Err(CommandError::Unknown),
+            Verb::XClient => XClient::parse(text()?)
+                .map(|said| Self::XClient(Box::new(said)))
+                .ok_or(CommandError::Argument),
             Verb::Unimplemented => Err(CommandError::Unimplemented),
             Verb::Http => Err(CommandError::Http),
             Verb::Unknown => Err(CommandError::Unknown),
@@ -507,6 +520,7 @@ impl fmt::Display for Command<'_> {
             Self::Noop => f.write_str("NOOP"),
             Self::Quit => f.write_str("QUIT"),
             Self::StartTls => f.write_str("STARTTLS"),
+            Self::XClient(said) => write!(f, "XCLIENT {said}"),
             Self::Auth { mechanism, initial } => match initial.as_deref() {
                 None => write!(f, "AUTH {mechanism}"),
                 Some([]) => write!(f, "AUTH {mechanism} ="),
@@ -519,7 +533,6 @@ impl fmt::Display for Command<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extension::Extension;
     use crate::param::Keyword;
     use alloc::string::ToString;
 
@@ -550,6 +563,7 @@ mod tests {
             "AUTH PLAIN",
             "AUTH PLAIN =",
             "AUTH PLAIN AGEAYg==",
+            "XCLIENT ADDR=192.0.2.7 PORT=40000",
         ] {
             assert_eq!(parse(line.as_bytes()).unwrap().to_string(), line);
         }
@@ -569,6 +583,15 @@ mod tests {
     }
 
     #[test]
+    fn xclient_is_known_where_it_is_offered() {
+        let others = Extension::ALL
+            .into_iter()
+            .filter(|&e| e != Extension::XClient);
+        let parsed = Command::parse(b"XCLIENT ADDR=127.0.0.1", others.collect());
+        assert_eq!(parsed, Err(CommandError::Unknown));
+    }
+
+    #[test]
     fn what_is_wrong_is_told() {
         use CommandError as E;
         let brackets = AddressError::Brackets;
@@ -576,7 +599,7 @@ mod tests {
             (&b""[..], E::Unknown),
             (b"FOO", E::Unknown),
             (b" EHLO a", E::Unknown),
-            (b"XCLIENT ADDR=127.0.0.1", E::Unknown),
+            (b"XCLIENT ADDR=localhost", E::Argument),
             (b"ETRN #',1); --", E::Unimplemented),
             (b"GET / HTTP/1.1", E::Http),
             (b"EHLO", E::Argument),

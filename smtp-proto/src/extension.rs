@@ -40,11 +40,13 @@ pub enum Extension {
     DeliverBy,
     /// `MT-PRIORITY`. RFC 6710.
     MtPriority,
+    /// `XCLIENT`, which has no RFC: see [`crate::xclient`].
+    XClient,
 }
 
 impl Extension {
     /// All of them, in the order in which the server lists them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -60,6 +62,7 @@ impl Extension {
         Self::FutureRelease,
         Self::DeliverBy,
         Self::MtPriority,
+        Self::XClient,
     ];
 
     /// The EHLO keyword.
@@ -81,6 +84,7 @@ impl Extension {
             Self::FutureRelease => "FUTURERELEASE",
             Self::DeliverBy => "DELIVERBY",
             Self::MtPriority => "MT-PRIORITY",
+            Self::XClient => "XCLIENT",
         }
     }
 
@@ -302,7 +306,7 @@ mod tests {
         for mechanism in Mechanism::ALL {
             assert_eq!(Mechanism::from_name(mechanism.name()), Some(mechanism));
         }
-        assert_eq!(Extension::from_keyword("XCLIENT"), None);
+        assert_eq!(Extension::from_keyword("XFORWARD"), None);
         assert_eq!(Mechanism::from_name(""), None);
     }
 

@@ -164,7 +164,7 @@
 //! - The client: [`client`], and [`Reply`].
 //! - Framing: [`mod@line`] (commands), [`dot`] (bodies), [`limits`].
 //! - Types that exist only if they are valid: [`address`], [`domain`], [`param`], [`command`],
-//!   [`code`], [`extension`]. Each reads itself and writes itself, and reads what it wrote.
+//!   [`code`], [`extension`], [`xclient`]. Each reads itself and writes itself, and reads what it wrote.
 //! - What of each RFC is here, section by section: [`rfc`].
 #![no_std]
 
@@ -190,6 +190,7 @@ pub mod rfc {}
 mod scan;
 pub mod server;
 mod time_text;
+pub mod xclient;
 mod xtext;
 
 pub use address::{AddressError, ForwardPath, Mailbox, MailboxRef, ReversePath};

@@ -203,7 +203,9 @@ enum Verdict {
 /// What this server thinks of things.
 fn judge(event: server::Event<'_>, open: &mut Message, messages: &mut Vec<Message>) -> Verdict {
     match event {
-        server::Event::Hello(_) | server::Event::Data { .. } => Verdict::Yes,
+        server::Event::Hello(_) | server::Event::XClient(_) | server::Event::Data { .. } => {
+            Verdict::Yes
+        }
         server::Event::StartTls => Verdict::Tls,
         server::Event::Auth(server::Auth::Start {
             initial_response, ..

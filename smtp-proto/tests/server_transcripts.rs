@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Session, config, unescape};
+use smtp_proto::Extension;
 use smtp_proto::dot::LineEndings;
 
 #[test]
@@ -32,6 +33,7 @@ fn run(name: &str, text: &str, size: usize) {
         match setting.split_once(' ') {
             None if setting == "tls" => tls = true,
             None if setting == "clear-auth" => settings.auth_without_tls = true,
+            None if setting == "xclient" => settings = settings.with(Extension::XClient),
             None if setting == "normalise" => settings.line_endings = LineEndings::Normalise,
             Some(("size", octets)) => settings.limits.message_size = octets.parse().unwrap(),
             Some(("recipients", most)) => settings.limits.recipients = most.parse().unwrap(),

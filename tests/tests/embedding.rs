@@ -7,10 +7,13 @@ mod rig;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use relay_core::config::{Credential, SenderPattern};
 use relay_core::events::EventKind;
 use relay_core::id::MessageId;
 use relay_core::inbound::direct::Draft;
+use relay_core::sasl::Bearer;
 use rig::client::Client;
 use rig::memory::{Memory, MemoryStore};
 use rig::receiver::Receiver;
@@ -18,7 +21,7 @@ use rig::{
     BOTH, DEADLINE, Dir, GRACE, HOSTNAME, Kind, Relay, config, config_with_listeners, draft, until,
 };
 use runtime_std::events::{Events, Heard};
-use runtime_std::hub::{CredentialCheck, Options};
+use runtime_std::hub::{CredentialCheck, Options, TokenCheck};
 
 /// The names of the events of a message, up to one of them.
 fn story(events: &Events, id: MessageId, end: &str) -> Vec<&'static str> {
@@ -264,4 +267,52 @@ fn an_executor_that_is_dropped_takes_the_relays_sockets_along() {
     drop(relay);
     assert_eq!(client.reply(), "", "the connection is closed");
     until("nobody listens", || TcpStream::connect(address).is_err());
+}
+
+/// Takes one token.
+struct Issuer;
+
+impl TokenCheck for Issuer {
+    fn check(&self, bearer: &Bearer) -> Option<Arc<Credential>> {
+        let mut credential = Credential::new("by-token");
+        credential.senders = vec![SenderPattern::Domain("example.com".parse().unwrap())];
+        (bearer.token == "good").then(|| Arc::new(credential))
+    }
+}
+
+#[test]
+fn tokens_are_checked_by_the_program() {
+    for kind in BOTH {
+        let (dir, receiver) = (Dir::new(), Receiver::start());
+        let options = Options {
+            token_check: Some(Arc::new(Issuer)),
+            ..Options::default()
+        };
+        let config = config_with_listeners(&dir, receiver.address());
+        let relay = Relay::start_with(kind, config, options);
+        let mut client = Client::connect(relay.address(1));
+        client.hello();
+        client.expect("STARTTLS", "220 ");
+        client.start_tls();
+        let offers = client.expect("EHLO client.example", "250-");
+        assert!(
+            offers.contains(" XOAUTH2 OAUTHBEARER"),
+            "{kind:?}: {offers}"
+        );
+        let line = |token: &str| {
+            let text = format!("n,a=me,\x01host=h\x01port=587\x01auth=Bearer {token}\x01\x01");
+            format!("AUTH OAUTHBEARER {}", BASE64.encode(text))
+        };
+        client.expect(&line("bad"), "334 eyJzdGF0dXMi");
+        client.expect("AQ==", "535 5.7.8");
+        client.expect(&line("good"), "235 2.7.0");
+        client.expect("MAIL FROM:<a@example.org>", "553 5.7.1");
+        client.submit("by a token");
+        until("it is delivered", || receiver.count() == 1);
+        // Passwords go on as without it.
+        let mut client = Client::connect(relay.address(0));
+        client.hello();
+        client.log_in();
+        assert!(relay.shut_down(GRACE));
+    }
 }

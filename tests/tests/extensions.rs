@@ -194,3 +194,38 @@ fn a_route_may_speak_lmtp() {
         assert!(relay.shut_down(GRACE));
     }
 }
+
+#[test]
+fn a_front_end_names_the_client() {
+    for kind in BOTH {
+        let receiver = Receiver::start();
+        let (_dir, relay) = relay(kind, receiver.address(), |config| {
+            for listener in &mut config.listeners {
+                listener.xclient_from = parse_network("127.0.0.1").into_iter().collect();
+            }
+        });
+        for listener in [0, 2] {
+            let mut client = match listener {
+                2 => Client::connect_tls(relay.address(2)),
+                _ => Client::connect(relay.address(0)),
+            };
+            let offers = client.hello();
+            assert!(offers.contains("XCLIENT NAME ADDR PORT"), "{offers}");
+            client.log_in();
+            client.expect(
+                "XCLIENT NAME=[TEMPUNAVAIL] ADDR=203.0.113.9 PORT=5 HELO=x.example",
+                "220 ",
+            );
+            client.expect("EHLO client.example", "250-");
+            client.expect("MAIL FROM:<a@example.com>", "530 5.7.0");
+            client.log_in();
+            send(&mut client, "");
+        }
+        until("both are delivered", || receiver.count() == 2);
+        for message in receiver.messages() {
+            let message = String::from_utf8_lossy(&message).into_owned();
+            assert!(message.contains("([203.0.113.9])"), "{kind:?}: {message}");
+        }
+        assert!(relay.shut_down(GRACE));
+    }
+}

@@ -27,13 +27,16 @@ use std::fmt;
 use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
 
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConnection, Connection, Error, ProtocolVersion, ServerConnection};
 use rustls_pki_types::ServerName;
 
 pub use dane::Associations;
 pub use rustls_pki_types::CertificateDer;
 pub(crate) use setup::provider;
-pub use setup::{ClientTls, Flaw, FlawKind, ServerTls, TlsSetupError, Verdict};
+pub use setup::{
+    ClientCertificate, ClientIdentity, ClientTls, Flaw, FlawKind, ServerTls, TlsSetupError, Verdict,
+};
 
 use crate::time::UnixTime;
 
@@ -87,6 +90,8 @@ struct Tls {
     /// For a client until its handshake ends: what judges the certificate.
     judge: Option<Judge>,
     verdict: Option<Verdict>,
+    /// For a server that asks clients for certificates: what judges them.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 #[derive(Debug)]
@@ -112,12 +117,14 @@ impl Channel {
         if self.is_tls() {
             return Err(TlsFailure::AlreadyStarted);
         }
-        let connection = ServerConnection::new(Arc::clone(&tls.0)).map_err(|e| protocol(&e))?;
+        let connection =
+            ServerConnection::new(Arc::clone(&tls.config)).map_err(|e| protocol(&e))?;
         self.0 = Some(Box::new(Tls {
             connection: Connection::Server(connection),
             peer_closed: false,
             judge: None,
             verdict: None,
+            clients: tls.clients.clone(),
         }));
         Ok(())
     }
@@ -152,6 +159,7 @@ impl Channel {
                 verify,
             }),
             verdict: None,
+            clients: None,
         }));
         Ok(())
     }
@@ -264,6 +272,21 @@ impl Channel {
         self.verdict()?;
         let chain = self.peer_chain().unwrap_or_default();
         Some(records.judge(tls, chain, names, at))
+    }
+
+    /// What the client's certificate proves at this time; [`ClientCertificate::Absent`] too where none was
+    /// asked for, and before the end of the handshake.
+    #[must_use]
+    pub fn client_certificate(&self, now: UnixTime) -> ClientCertificate {
+        let asked = self
+            .0
+            .as_ref()
+            .and_then(|tls| Some((tls, tls.clients.as_ref()?)));
+        let Some((tls, roots)) = asked.filter(|(tls, _)| !tls.connection.is_handshaking()) else {
+            return ClientCertificate::Absent;
+        };
+        let chain = tls.connection.peer_certificates().unwrap_or_default();
+        setup::judge_client(chain, &**roots, now)
     }
 
     /// The certificates that the peer showed, leaf first.

@@ -9,14 +9,18 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
-use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor};
 
+use sha2::{Digest as _, Sha256};
+
+use crate::config::Demand;
 use crate::time::UnixTime;
 
 /// What ALPN may name on a submission port. A client that names only others (`h2`, `http/1.1`) was
@@ -73,7 +77,12 @@ fn setup_error(error: &Error) -> TlsSetupError {
 ///
 /// No session is resumed: a ticket of one listener is worth nothing at another, and no state of an
 /// earlier session comes back.
-pub struct ServerTls(pub(super) Arc<ServerConfig>, Vec<CertificateDer<'static>>);
+pub struct ServerTls {
+    pub(super) config: Arc<ServerConfig>,
+    chain: Vec<CertificateDer<'static>>,
+    /// What judges the certificates of clients, where they are asked for any.
+    pub(super) clients: Option<Arc<dyn ClientCertVerifier>>,
+}
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,24 +99,178 @@ impl ServerTls {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Arc<Self>, TlsSetupError> {
-        let mut config =
-            ServerConfig::builder_with_details(Arc::new(provider()), Arc::new(NoClock))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| setup_error(&error))?
-                .with_no_client_auth()
-                .with_single_cert(chain.clone(), key)
+        let config = ServerConfig::builder_with_details(Arc::new(provider()), Arc::new(NoClock))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| setup_error(&error))?
+            .with_no_client_auth()
+            .with_single_cert(chain.clone(), key)
+            .map_err(|error| setup_error(&error))?;
+        Ok(Arc::new(Self {
+            config: Arc::new(without_sessions(config)),
+            chain,
+            clients: None,
+        }))
+    }
+
+    /// The same, and clients are asked for a certificate that one of these roots vouches for.
+    ///
+    /// Under [`Demand::Required`] the handshake fails without one. Whatever one is shown, it is judged
+    /// after the handshake, by [`Channel::client_certificate`](super::Channel::client_certificate).
+    ///
+    /// # Errors
+    /// There is no root, or one of them is not a certificate.
+    pub fn asking_clients(
+        &self,
+        roots: &[CertificateDer<'static>],
+        demand: Demand,
+    ) -> Result<Arc<Self>, TlsSetupError> {
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store
+                .add(root.clone())
                 .map_err(|error| setup_error(&error))?;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
-        Ok(Arc::new(Self(Arc::new(config), chain)))
+        }
+        let provider = Arc::new(provider());
+        let judge =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
+                .build()
+                .map_err(|error| TlsSetupError(error.to_string()))?;
+        let asks = AnyClient {
+            provider: Arc::clone(&provider),
+            judge: Arc::clone(&judge),
+            mandatory: demand == Demand::Required,
+        };
+        let config = ServerConfig::builder_with_details(provider, Arc::new(NoClock))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| setup_error(&error))?
+            .with_client_cert_verifier(Arc::new(asks))
+            .with_cert_resolver(Arc::clone(&self.config.cert_resolver));
+        Ok(Arc::new(Self {
+            config: Arc::new(without_sessions(config)),
+            chain: self.chain.clone(),
+            clients: Some(judge),
+        }))
     }
 
     /// Whether both show the same certificates.
     #[must_use]
     pub fn shows_the_same_as(&self, other: &Self) -> bool {
-        self.1 == other.1
+        self.chain == other.chain
     }
+}
+
+/// No tickets, no cache: a session is never resumed, at this listener or another, under this name or
+/// another, and what a client certificate proved is proved at each connection.
+fn without_sessions(mut config: ServerConfig) -> ServerConfig {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
+    config
+}
+
+/// Asks clients for a certificate, and lets the handshake succeed with any whose key signs it: it is
+/// judged after, at a time that comes from `Now`.
+#[derive(Debug)]
+struct AnyClient {
+    provider: Arc<CryptoProvider>,
+    judge: Arc<dyn ClientCertVerifier>,
+    mandatory: bool,
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.judge.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: rustls_pki_types::UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// What is known of a client by its certificate, which one of our roots vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The digest of the certificate in DER.
+    pub sha256: [u8; 32],
+    /// The DNS names of its subject.
+    pub dns_names: Vec<String>,
+    /// The URIs of its subject.
+    pub uris: Vec<String>,
+}
+
+/// What a client's certificate proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// There is none.
+    Absent,
+    /// It is not verified, for this reason.
+    NotVerified(String),
+    /// It is who it says.
+    Verified(Box<ClientIdentity>),
+}
+
+/// Judges the certificates that a client showed, leaf first, by these roots at this time.
+pub(super) fn judge_client(
+    chain: &[CertificateDer<'_>],
+    roots: &dyn ClientCertVerifier,
+    now: UnixTime,
+) -> ClientCertificate {
+    let Some((leaf, rest)) = chain.split_first() else {
+        return ClientCertificate::Absent;
+    };
+    let judged = roots
+        .verify_client_cert(leaf, rest, pki_time(now))
+        .and_then(|_| identity(leaf));
+    match judged {
+        Ok(identity) => ClientCertificate::Verified(Box::new(identity)),
+        Err(Error::InvalidCertificate(error)) => ClientCertificate::NotVerified(words(&error)),
+        Err(error) => ClientCertificate::NotVerified(error.to_string()),
+    }
+}
+
+fn identity(leaf: &CertificateDer<'_>) -> Result<ClientIdentity, Error> {
+    let parsed = webpki::EndEntityCert::try_from(leaf)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    Ok(ClientIdentity {
+        sha256: Sha256::digest(leaf).into(),
+        dns_names: parsed.valid_dns_names().map(str::to_owned).collect(),
+        uris: parsed.valid_uri_names().map(str::to_owned).collect(),
+    })
 }
 
 /// What a client needs for TLS: the roots that it believes. Shared by all connections.

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use smtp_proto::{Domain, Mailbox};
 
 use super::Rate;
+use crate::channel::ClientIdentity;
 use crate::sasl::Verifier;
 
 /// One `[[credential]]`.
@@ -15,6 +16,8 @@ pub struct Credential {
     pub name: String,
     /// The stored verifier (RFC 5803); none for a `trusted_as` name or an external check.
     pub verifier: Option<Verifier>,
+    /// Client certificates that prove it, by AUTH EXTERNAL. RFC 4422 Appendix A.
+    pub certificates: Vec<CertificatePattern>,
     /// What MAIL FROM and From: may be.
     pub senders: Vec<SenderPattern>,
     /// Where it may connect from; empty for anywhere.
@@ -30,6 +33,7 @@ impl Credential {
         Self {
             name: name.to_owned(),
             verifier: None,
+            certificates: Vec::new(),
             senders: vec![SenderPattern::Any],
             networks: anywhere(),
             rate: None,
@@ -45,7 +49,7 @@ impl Credential {
     /// Whether what proved the other one proves this one.
     #[must_use]
     pub fn is_proved_like(&self, other: &Self) -> bool {
-        self.verifier == other.verifier
+        self.verifier == other.verifier && self.certificates == other.certificates
     }
 
     /// Whether it may connect from this address.
@@ -68,6 +72,48 @@ pub(super) fn anywhere() -> Vec<IpNet> {
 pub(super) fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))
+}
+
+/// An entry of `certificates`: what a client certificate, verified by the listener's `client_ca`, must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificatePattern {
+    /// `sha256:…`: this very certificate, by the digest of its DER form.
+    Sha256([u8; 32]),
+    /// `dns:app.example.com`: one with this name among its subject alternative names.
+    Dns(Domain),
+    /// `uri:spiffe://example.com/app`: the same with a URI.
+    Uri(String),
+}
+
+impl CertificatePattern {
+    /// Whether a certificate fits.
+    #[must_use]
+    pub fn fits(&self, certificate: &ClientIdentity) -> bool {
+        match self {
+            Self::Sha256(digest) => *digest == certificate.sha256,
+            Self::Dns(domain) => {
+                let wanted = a_labels(domain);
+                let names = certificate.dns_names.iter();
+                names
+                    .into_iter()
+                    .any(|name| name.eq_ignore_ascii_case(&wanted))
+            }
+            Self::Uri(uri) => certificate.uris.contains(uri),
+        }
+    }
+}
+
+impl std::fmt::Display for CertificatePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sha256(digest) => {
+                f.write_str("sha256:")?;
+                digest.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+            }
+            Self::Dns(domain) => write!(f, "dns:{domain}"),
+            Self::Uri(uri) => write!(f, "uri:{uri}"),
+        }
+    }
 }
 
 /// An entry of `senders`.

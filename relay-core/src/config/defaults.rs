@@ -59,6 +59,7 @@ impl Config {
             tls: None,
             credentials: Vec::new(),
             external_credentials: false,
+            external_tokens: false,
             limits: Limits::default(),
             dns: DnsConfig::default(),
             delivery: DeliveryConfig::default(),
@@ -147,7 +148,7 @@ pub(super) fn default_listeners() -> Vec<Listener> {
 }
 
 impl Listener {
-    /// A listener without PROXY headers and trusted networks.
+    /// A listener without PROXY headers, front ends and trusted networks.
     #[must_use]
     pub fn new(address: SocketAddr, tls: ListenerTls) -> Self {
         Self {
@@ -158,6 +159,8 @@ impl Listener {
             trusted_proxies: Vec::new(),
             trusted_networks: Vec::new(),
             trusted_as: None,
+            xclient_from: Vec::new(),
+            client_certificates: None,
         }
     }
 
@@ -167,6 +170,12 @@ impl Listener {
         self.trusted_as
             .as_deref()
             .filter(|_| contains(&self.trusted_networks, client))
+    }
+
+    /// Whether a peer may speak for other clients by XCLIENT.
+    #[must_use]
+    pub fn trusts_front_end(&self, peer: IpAddr) -> bool {
+        contains(&self.xclient_from, peer)
     }
 
     /// Whether a peer may tell another client's address in a PROXY header.

@@ -33,12 +33,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
 use smtp_proto::Domain;
 
 use crate::bounce::return_path::Keyring;
 
 pub use crate::sasl::Verifier;
-pub use credential::{Credential, SenderPattern};
+pub use credential::{CertificatePattern, Credential, SenderPattern};
 pub(crate) use credential::{a_labels, a_labels_of, is_or_is_under};
 pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
@@ -66,6 +67,9 @@ pub struct Config {
     /// The embedder checks passwords itself; only PLAIN and LOGIN are offered then. A runtime sets it
     /// when it is given a check.
     pub external_credentials: bool,
+    /// The embedder checks bearer tokens: OAUTHBEARER and XOAUTH2 are offered. A runtime sets it when it
+    /// is given a check.
+    pub external_tokens: bool,
     /// Bounds.
     pub limits: Limits,
     /// How names are resolved.
@@ -120,6 +124,30 @@ pub struct Listener {
     pub trusted_networks: Vec<IpNet>,
     /// The credential that they act as.
     pub trusted_as: Option<String>,
+    /// Front ends: they may tell by XCLIENT whose connection they pass on.
+    pub xclient_from: Vec<IpNet>,
+    /// Certificates that clients are asked for; none if they are not.
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// How a listener asks clients for certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// The authorities that they are judged by, PEM.
+    pub ca_file: PathBuf,
+    /// Whether a client may do without.
+    pub demand: Demand,
+    /// What is in the file; filled by the loader. Without any no certificate is verified.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+/// Whether something may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// It may.
+    Optional,
+    /// It may not.
+    Required,
 }
 
 /// Whom a listener is for.

@@ -72,6 +72,8 @@ pub enum FileUse {
     CaFile,
     /// `route.password_file` of the route with this index.
     RoutePassword(usize),
+    /// `listener.client_ca` of the listener with this index.
+    ClientCa(usize),
     /// `admin.token_file`
     AdminToken,
     /// `domain.dkim.key_file`: of the domain with this index, the key with that.
@@ -208,11 +210,16 @@ impl Draft {
                 .references
                 .iter()
                 .any(|(name, _)| *name == credential.name);
-            if credential.verifier.is_none() && !used {
-                let text = place.error("has no verifier: nobody can log in with it", "");
+            let provable = credential.verifier.is_some() || !credential.certificates.is_empty();
+            if !provable && !used {
+                let text = place.error(
+                    "has no verifier and no certificates: nobody can log in with it",
+                    "",
+                );
                 self.warnings.push(text.to_string());
             }
         }
+        self.warn_of_unasked_certificates();
         if !self.errors.is_empty() {
             return Err(in_order(self.errors));
         }
@@ -221,6 +228,18 @@ impl Draft {
             files: self.files,
             warnings: self.warnings,
         })
+    }
+
+    fn warn_of_unasked_certificates(&mut self) {
+        let asked = |listener: &super::Listener| listener.client_certificates.is_some();
+        if self.config.listeners.iter().any(asked) {
+            return;
+        }
+        let pairs = self.config.credentials.iter().zip(&self.credentials);
+        for (_, place) in pairs.filter(|(credential, _)| !credential.certificates.is_empty()) {
+            let problem = "has certificates, and no [[listener]] has a client_ca to ask for them";
+            self.warnings.push(place.error(problem, "").to_string());
+        }
     }
 
     fn read(&mut self, root: &Section<'_, '_>, directory: &Path, system: &System) {
@@ -232,7 +251,7 @@ impl Draft {
             self.data_dir_place = root.place("data_dir");
             self.config.data_dir = directory.join(data_dir.as_deref().unwrap_or(DATA_DIR));
         }
-        sections::listeners(self, root);
+        sections::listeners(self, root, directory);
         sections::tls(self, root, directory);
         self.read_credentials(root);
         sections::limits(self, root);

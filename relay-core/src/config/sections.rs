@@ -8,19 +8,19 @@ use super::defaults::default_listeners;
 use super::parse::{Draft, FileUse, FileWanted};
 use super::read::Section;
 use super::{
-    Credential, DomainPattern, HostPort, Listener, ListenerTls, Role, Route, TlsFiles, TlsLevel,
-    TlsMode, value,
+    ClientCertificates, Credential, Demand, DomainPattern, HostPort, Listener, ListenerTls, Role,
+    Route, TlsFiles, TlsLevel, TlsMode, value,
 };
 
 pub(super) type Table<'r, 't> = Section<'r, 't>;
 
-pub(super) fn listeners(draft: &mut Draft, root: &Table<'_, '_>) {
+pub(super) fn listeners(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
     if !root.has("listener") {
         draft.config.listeners = default_listeners();
         return;
     }
     for section in root.sections("listener") {
-        if let Some(listener) = listener(draft, &section) {
+        if let Some(listener) = listener(draft, &section, directory) {
             let taken = draft
                 .config
                 .listeners
@@ -36,7 +36,7 @@ pub(super) fn listeners(draft: &mut Draft, root: &Table<'_, '_>) {
     }
 }
 
-fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
+fn listener(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option<Listener> {
     let address = section.required("address", &value::ADDRESS);
     let tls = section
         .value("tls", &value::LISTENER_TLS)
@@ -52,6 +52,7 @@ fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
             .unwrap_or_default()
     };
     let trusted_networks = section.list("trusted_networks", &value::TRUSTED_NETWORK);
+    let xclient_from = section.list("xclient_from", &value::TRUSTED_NETWORK);
     let trusted_as = section.value("trusted_as", &value::TEXT);
 
     if let Some(address) = address
@@ -65,6 +66,7 @@ fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
             "\"starttls\", \"implicit\"; \"none\" on loopback only",
         );
     }
+    let client_certificates = client_certificates(draft, section, directory, tls);
     let trusted_networks = trusted_networks.unwrap_or_default();
     if role != Role::Submission && !trusted_networks.is_empty() {
         let problem = "has no meaning where role is \"inbound\": nobody sends in our name there";
@@ -90,6 +92,36 @@ fn listener(draft: &mut Draft, section: &Table<'_, '_>) -> Option<Listener> {
         trusted_proxies,
         trusted_networks,
         trusted_as,
+        xclient_from: xclient_from.unwrap_or_default(),
+        client_certificates,
+    })
+}
+
+fn client_certificates(
+    draft: &mut Draft,
+    section: &Table<'_, '_>,
+    directory: &Path,
+    tls: ListenerTls,
+) -> Option<ClientCertificates> {
+    let use_as = FileUse::ClientCa(draft.config.listeners.len());
+    let ca_file = file(draft, section, directory, "client_ca", use_as);
+    let demand = section.value("client_certificates", &value::DEMAND);
+    if demand.is_some() && !section.has("client_ca") {
+        let allowed = "the PEM file with the authorities that client certificates are judged by";
+        section.missing("client_ca", allowed);
+    }
+    if ca_file.is_some() && tls == ListenerTls::None {
+        let problem = "asks for certificates where there is no TLS";
+        section.error(
+            "client_ca",
+            problem,
+            "tls = \"starttls\" or \"implicit\" with it",
+        );
+    }
+    Some(ClientCertificates {
+        ca_file: ca_file?,
+        demand: demand.unwrap_or(Demand::Optional),
+        roots: Vec::new(),
     })
 }
 
@@ -132,6 +164,7 @@ pub(super) fn tls(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
 pub(super) fn credential(section: &Table<'_, '_>) -> Option<Credential> {
     let name = section.required("name", &value::TEXT);
     let verifier = section.value("verifier", &value::VERIFIER);
+    let certificates = section.list("certificates", &value::CERTIFICATE);
     let problem = "names nobody: the credential could not send";
     let senders = section.filled_list("senders", &value::SENDER, problem);
     let networks = if section.has("networks") {
@@ -144,6 +177,7 @@ pub(super) fn credential(section: &Table<'_, '_>) -> Option<Credential> {
     Some(Credential {
         name: name?,
         verifier,
+        certificates: certificates.unwrap_or_default(),
         senders,
         networks,
         rate,

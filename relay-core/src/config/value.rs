@@ -10,8 +10,9 @@ use smtp_proto::{Domain, Mailbox};
 
 use super::credential::a_labels;
 use super::{
-    DmarcAction, DomainPattern, HostPort, InDoubt, IpFamilies, KeyState, ListenerTls,
-    PreflightMode, Protocol, Rate, ReturnPathState, Role, SenderPattern, TlsLevel, TlsMode,
+    CertificatePattern, Demand, DmarcAction, DomainPattern, HostPort, InDoubt, IpFamilies,
+    KeyState, ListenerTls, PreflightMode, Protocol, Rate, ReturnPathState, Role, SenderPattern,
+    TlsLevel, TlsMode,
 };
 use crate::sasl::Verifier;
 
@@ -182,6 +183,15 @@ pub(super) const VERIFIER: Kind<Verifier> = Kind {
     allowed: "what `smtp-relay credential add` writes: \
               \"SCRAM-SHA-256$4096:SALT$STOREDKEY:SERVERKEY\" (RFC 5803)",
     parse: verifier,
+};
+pub(super) const CERTIFICATE: Kind<CertificatePattern> = Kind {
+    allowed: "\"sha256:\" and 64 hexadecimal digits (colons may stand between them), \
+              \"dns:app.example.com\", \"uri:spiffe://example.com/app\"",
+    parse: certificate,
+};
+pub(super) const DEMAND: Kind<Demand> = Kind {
+    allowed: "\"optional\", \"required\"",
+    parse: demand,
 };
 pub(super) const SENDER: Kind<SenderPattern> = Kind {
     allowed: "a domain, an address, or \"*\" for any",
@@ -393,6 +403,43 @@ fn trusted_network(text: &str) -> Result<IpNet, String> {
 /// The problem never repeats the verifier.
 fn verifier(text: &str) -> Result<Verifier, String> {
     text.parse::<Verifier>().map_err(|why| why.to_string())
+}
+
+fn certificate(text: &str) -> Result<CertificatePattern, String> {
+    let (kind, rest) = text.split_once(':').ok_or_else(|| unreadable(text))?;
+    match kind {
+        "sha256" => sha256(rest)
+            .map(CertificatePattern::Sha256)
+            .ok_or_else(|| unreadable(text)),
+        "dns" => hostname(rest).map(CertificatePattern::Dns),
+        "uri" if rest.contains(':') && rest.bytes().all(|octet| octet.is_ascii_graphic()) => {
+            Ok(CertificatePattern::Uri(rest.to_owned()))
+        }
+        _ => Err(unreadable(text)),
+    }
+}
+
+/// 64 hexadecimal digits, as `openssl x509 -fingerprint -sha256` writes them or without the colons.
+fn sha256(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.bytes().filter(|&octet| octet != b':').collect();
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
+    let octet = |pair: &[u8; 2]| {
+        let digits = pair.iter().all(u8::is_ascii_hexdigit);
+        let text = std::str::from_utf8(pair).ok().filter(|_| digits)?;
+        u8::from_str_radix(text, 16).ok()
+    };
+    let octets: Option<Vec<u8>> = pairs.iter().map(octet).collect();
+    octets?.try_into().ok()
+}
+
+fn demand(text: &str) -> Result<Demand, String> {
+    match text {
+        "optional" => Ok(Demand::Optional),
+        "required" => Ok(Demand::Required),
+        _ => Err(unreadable(text)),
+    }
 }
 
 fn sender(text: &str) -> Result<SenderPattern, String> {

@@ -114,6 +114,25 @@ impl Admit {
         }
     }
 
+    /// A session is not counted any more where it is; it has no turn, no mail and no write.
+    fn leave_site(&mut self, session: SessionId) {
+        if let Some(entry) = self.sessions.remove(&session) {
+            debug_assert!(
+                entry.turn == TurnState::None && entry.lent == 0 && entry.write.is_none()
+            );
+            self.leave(entry.site);
+        }
+    }
+
+    fn leave(&mut self, site: Site) {
+        if let Some(used) = self.sites.get_mut(&site) {
+            used.connections -= 1;
+            if used.connections == 0 {
+                self.sites.remove(&site);
+            }
+        }
+    }
+
     /// Where a session's client is.
     pub(super) fn peer(&self, session: SessionId) -> Option<IpAddr> {
         self.sessions.get(&session).map(|session| session.peer)
@@ -207,6 +226,8 @@ impl Engine {
         if self.stopping {
             return shutting_down();
         }
+        // A front end says that the client is elsewhere: it is counted there from now on.
+        self.admit.leave_site(session);
         let limits = &self.config.limits;
         let most = limits.connections.min(self.capacity.sessions);
         if self.admit.sessions.len() >= most {
@@ -237,8 +258,7 @@ impl Engine {
             lent: 0,
             write: None,
         };
-        let before = self.admit.sessions.insert(session, entry);
-        debug_assert!(before.is_none(), "a session connects once");
+        self.admit.sessions.insert(session, entry);
         Answer::Welcome(Arc::clone(&self.config))
     }
 
@@ -470,12 +490,7 @@ impl Engine {
         if let Some(write) = entry.write {
             self.accept.forget_session(write);
         }
-        if let Some(used) = self.admit.sites.get_mut(&entry.site) {
-            used.connections -= 1;
-            if used.connections == 0 {
-                self.admit.sites.remove(&entry.site);
-            }
-        }
+        self.admit.leave(entry.site);
     }
 
     fn give_turn_back(&mut self, session: SessionId) {

@@ -12,13 +12,15 @@
 
 use std::sync::Arc;
 
+use smtp_proto::server::Rejection;
 use smtp_proto::{Extension, Mechanism, server};
 
 use super::Request;
 use super::envelope::Client;
 use super::proxy::{self, Parsed};
 use super::session::{Session, State};
-use crate::config::{Config, Listener, ListenerTls, Role};
+use crate::channel::ClientCertificate;
+use crate::config::{Config, Demand, Listener, ListenerTls, Role};
 use crate::engine::{Ask, Refusal};
 
 impl Session {
@@ -47,7 +49,7 @@ impl Session {
             .map_or(ListenerTls::StartTls, |listener| listener.tls)
     }
 
-    fn ask_to_connect(&mut self) {
+    pub(super) fn ask_to_connect(&mut self) {
         self.state = State::Connecting;
         let ask = Ask::Connect {
             peer: self.client_ip(),
@@ -101,11 +103,14 @@ impl Session {
         self.end();
     }
 
-    /// Whom the client is by where it comes from.
+    /// Whom the client is by where it comes from. What a front end says of that is worth nothing here.
     pub(super) fn client_by_network(&self) -> Client {
         let role = self.listener().map(|listener| listener.role);
         if let Some(Role::Inbound(_)) = role {
             return Client::Stranger;
+        }
+        if self.spoken_for {
+            return Client::Nobody;
         }
         let ip = self.client_ip();
         let name = self
@@ -152,6 +157,7 @@ impl Session {
     /// TLS is up. After STARTTLS there is no second banner, and nothing that was said before it counts.
     pub(super) fn handshake_ends(&mut self) {
         self.tls = self.channel.protocol_suite().map(Into::into);
+        let refused = self.judge_certificate();
         let mut banner = Vec::new();
         let mut smtp = self.protocol(&mut banner);
         smtp.tls_started();
@@ -159,6 +165,30 @@ impl Session {
             self.replies.append(&mut banner);
         }
         self.ready();
+        if let Some(why) = refused {
+            let text = format!("Your certificate is not verified: {why}; closing");
+            self.shut_down(Rejection::GO_AWAY, &text);
+        }
+    }
+
+    /// Looks at the certificate that the client showed. A bad one is worth as much as none; gives why it
+    /// is bad, where one is required.
+    fn judge_certificate(&mut self) -> Option<String> {
+        match self.channel.client_certificate(self.now.unix) {
+            ClientCertificate::Verified(identity) => {
+                self.certificate = Some(identity);
+                None
+            }
+            ClientCertificate::Absent => None,
+            ClientCertificate::NotVerified(why) => {
+                let asked = self
+                    .listener()
+                    .and_then(|listener| listener.client_certificates.as_ref());
+                asked
+                    .is_none_or(|asked| asked.demand == Demand::Required)
+                    .then_some(why)
+            }
+        }
     }
 
     /// The banner, in clear text.
@@ -170,7 +200,7 @@ impl Session {
     }
 
     /// The protocol with what this client is offered here and now.
-    fn protocol(&self, banner: &mut Vec<u8>) -> server::Connection {
+    pub(super) fn protocol(&self, banner: &mut Vec<u8>) -> server::Connection {
         let config = &self.setup.config;
         let mut offer = server::Config::new(config.hostname.clone());
         let inbound = matches!(self.client, Client::Stranger);
@@ -185,6 +215,9 @@ impl Session {
         offer.future_release.until_max = until_max;
         offer.limits.message_size = config.limits.message_size;
         offer.limits.recipients = u32::try_from(config.limits.recipients).unwrap_or(u32::MAX);
+        if self.is_front_end() {
+            offer = offer.with(Extension::XClient);
+        }
         match self.listener_tls() {
             ListenerTls::StartTls => offer = offer.with(Extension::StartTls),
             ListenerTls::Implicit => {}
@@ -194,20 +227,23 @@ impl Session {
         if inbound {
             return server::Connection::new(&Arc::new(offer), banner);
         }
-        let mechanisms = match (config.external_credentials, self.channel.tls_exporter()) {
-            // The embedder checks passwords; it has no keys to answer SCRAM with.
-            (true, _) => &ALL_MECHANISMS[..2],
-            (false, None) => &ALL_MECHANISMS[..3],
-            (false, Some(_)) => &ALL_MECHANISMS[..],
-        };
-        server::Connection::new(&Arc::new(offer.with_auth(mechanisms)), banner)
+        server::Connection::new(&Arc::new(offer.with_auth(&self.mechanisms())), banner)
+    }
+
+    /// What can be proved here and now, and how.
+    fn mechanisms(&self) -> Vec<Mechanism> {
+        let config = &self.setup.config;
+        let mut mechanisms = vec![Mechanism::Plain, Mechanism::Login];
+        // An embedder that checks passwords has no keys to answer SCRAM with.
+        if !config.external_credentials {
+            mechanisms.push(Mechanism::ScramSha256);
+            let bound = self.channel.tls_exporter();
+            mechanisms.extend(bound.map(|_| Mechanism::ScramSha256Plus));
+        }
+        if config.external_tokens {
+            mechanisms.extend([Mechanism::XOAuth2, Mechanism::OAuthBearer]);
+        }
+        mechanisms.extend(self.certificate.as_ref().map(|_| Mechanism::External));
+        mechanisms
     }
 }
-
-/// What is spoken here, with those first that need the least of the connection.
-const ALL_MECHANISMS: [Mechanism; 4] = [
-    Mechanism::Plain,
-    Mechanism::Login,
-    Mechanism::ScramSha256,
-    Mechanism::ScramSha256Plus,
-];

@@ -5,6 +5,8 @@
 //!             │
 //!             ├─ name known (SCRAM) ─▶ Ask::Credential ─▶ Challenged … proof ─────────────┐
 //!             │                                                                            ▼
+//!             ├─ token ──▶ Ask::Credential ─▶ Request::CheckToken (the embedder's) ────────┤
+//!             ├─ certificate ──▶ Ask::Credential ──────────────────────────────────────────┤
 //!             └─ name and password ──▶ Ask::Credential ─┬─ digest is cached ─▶ Ask::Authenticated
 //!                                                       ├─ Ask::Turn ─▶ PBKDF2 ────────────┤
 //!                                                       └─ Request::CheckPassword ─────────┤
@@ -26,7 +28,7 @@ use super::session::{Session, State};
 use super::{Answer, Request};
 use crate::config::Credential;
 use crate::engine;
-use crate::sasl::{self, Decoy, Failure, Step, secret_digest};
+use crate::sasl::{self, Bearer, Decoy, Failure, Step, secret_digest};
 
 /// After so many failed AUTHs a connection ends. Guessing on many connections is the engine's to limit.
 const FAILURES_MAX: u8 = 3;
@@ -51,6 +53,12 @@ pub(super) enum Exchange {
     },
     /// The embedder was asked.
     Outside { name: String },
+    /// The engine was asked whether this name may be tried, with the token at hand.
+    Token { sasl: sasl::Server, bearer: Bearer },
+    /// The embedder was asked for the token's credential.
+    TokenOutside { sasl: sasl::Server, name: String },
+    /// The engine was asked for the credential of the client's certificate.
+    Certified { name: String },
     /// The engine was told how it ended; a winner if it ended well.
     Told { winner: Option<Arc<Credential>> },
 }
@@ -128,6 +136,12 @@ impl Session {
                 };
                 self.auth_waits(Exchange::Shown { secret }, Some(ask));
             }
+            Step::Token(bearer) => {
+                let name = bearer.name.clone().unwrap_or_default();
+                let ask = engine::Ask::Credential { name };
+                self.auth_waits(Exchange::Token { sasl, bearer }, Some(ask));
+            }
+            Step::External { authzid } => self.auth_external(authzid),
             Step::Accepted { name } => self.auth_ends(name, candidate, None),
             Step::Failed(Failure::Refused { name }) => self.auth_ends(name, None, None),
             Step::Failed(Failure::Malformed) => {
@@ -181,6 +195,25 @@ impl Session {
                 },
                 Answer::Engine(engine::Answer::Turn),
             ) => self.auth_turn(secret, candidate, &key),
+            (
+                Exchange::Token { sasl, bearer },
+                Answer::Engine(engine::Answer::Credential { .. }),
+            ) => {
+                let name = bearer.name.clone().unwrap_or_default();
+                self.state = State::Auth(Box::new(Exchange::TokenOutside { sasl, name }));
+                self.request = Some(Request::CheckToken(bearer));
+            }
+            (Exchange::TokenOutside { sasl, name }, Answer::Checked(credential)) => {
+                self.auth_token_checked(sasl, name, credential);
+            }
+            (
+                Exchange::Certified { name },
+                Answer::Engine(engine::Answer::Credential { credential, .. }),
+            ) => {
+                let proved = credential.filter(|credential| self.is_certified(credential));
+                let winner = self.if_allowed_here(proved);
+                self.auth_ends(name, winner, None);
+            }
             (Exchange::Outside { name }, Answer::Checked(credential)) => {
                 let winner = self.if_allowed_here(credential);
                 self.auth_ends(name, winner, None);
@@ -238,6 +271,45 @@ impl Session {
             };
             self.auth_waits(exchange, Some(engine::Ask::Turn));
         }
+    }
+
+    /// The embedder knows what the token is worth. Who shows a wrong one hears why before the refusal.
+    fn auth_token_checked(
+        &mut self,
+        mut sasl: sasl::Server,
+        name: String,
+        credential: Option<Arc<Credential>>,
+    ) {
+        match self.if_allowed_here(credential) {
+            Some(winner) => self.auth_ends(name, Some(winner), None),
+            None => {
+                let step = sasl.refuse_token();
+                self.auth_goes_on(sasl, step, None);
+            }
+        }
+    }
+
+    /// EXTERNAL: the certificate of the TLS handshake says who the client is; the client says at most
+    /// which of the credentials that it fits. RFC 4422 Appendix A.
+    fn auth_external(&mut self, authzid: String) {
+        let fitting = self.setup.config.credentials.iter();
+        let mut fitting = fitting.filter(|credential| self.is_certified(credential));
+        let name = match authzid.as_str() {
+            "" => fitting.next().map(|credential| credential.name.clone()),
+            _ => Some(authzid),
+        };
+        // A certificate that fits nobody fails like a wrong name, and counts like one.
+        let name = name.unwrap_or_else(|| "(certificate)".to_owned());
+        let ask = engine::Ask::Credential { name: name.clone() };
+        self.auth_waits(Exchange::Certified { name }, Some(ask));
+    }
+
+    /// Whether the client's certificate proves this credential.
+    fn is_certified(&self, credential: &Credential) -> bool {
+        self.certificate.as_ref().is_some_and(|certificate| {
+            let mut wanted = credential.certificates.iter();
+            wanted.any(|pattern| pattern.fits(certificate))
+        })
     }
 
     /// The turn is ours: the only place where a session computes for long.

@@ -19,6 +19,7 @@
 //! | [`Session`] | what a connection holds and waits for; the order of things |
 //! | `owed` | what it says of itself, what it owes, and how it ends |
 //! | `admit` | PROXY, the engine's welcome, TLS, what EHLO offers |
+//! | `xclient` | a front end that speaks for the client |
 //! | `auth` | AUTH, down to the credential that the client acts as |
 //! | `envelope` | the rules of MAIL and RCPT |
 //! | `verification` | what is asked and added about mail from strangers, at an inbound listener |
@@ -108,6 +109,7 @@ pub mod proxy;
 mod session;
 mod transfer;
 mod verification;
+mod xclient;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -122,6 +124,7 @@ use crate::dns::Question;
 use crate::engine;
 use crate::id::{MessageId, SessionId};
 use crate::queue::store::StoreFailed;
+use crate::sasl::Bearer;
 use crate::verify;
 
 /// What a session starts with: a connection that a listener accepted.
@@ -159,6 +162,8 @@ pub enum Request {
         /// The password.
         password: String,
     },
+    /// Check a bearer token with the embedder's own check. Answered by `Checked`.
+    CheckToken(Bearer),
 }
 
 /// What the runtime answers.
@@ -170,7 +175,7 @@ pub enum Answer {
     Spooled(Result<(), StoreFailed>),
     /// To `Resolve`.
     Resolved(verify::Answer),
-    /// To `CheckPassword`: the credential to act as, or none.
+    /// To `CheckPassword` and `CheckToken`: the credential to act as, or none.
     Checked(Option<std::sync::Arc<crate::config::Credential>>),
     /// To all else.
     Done,

@@ -11,7 +11,7 @@ use super::envelope::Client;
 use super::owed::Chore;
 use super::transfer::{Pace, Transfer};
 use super::{Answer, Request, Setup};
-use crate::channel::Channel;
+use crate::channel::{Channel, ClientIdentity};
 use crate::engine;
 use crate::machine::{Input, Machine, Output, Timer};
 use crate::rng::Rng;
@@ -49,9 +49,13 @@ pub struct Session {
     pub(super) hello: Option<Box<Hello>>,
     /// TLS protocol and suite.
     pub(super) tls: Option<Box<str>>,
+    /// What the client's certificate proved.
+    pub(super) certificate: Option<Box<ClientIdentity>>,
     pub(super) transaction: Option<Box<Transaction>>,
     /// The engine counts this connection: it is owed a `Bye`.
     pub(super) welcome: bool,
+    /// A front end said whose connection this is.
+    pub(super) spoken_for: bool,
     pub(super) auth_failures: u8,
     pub(super) interrupted: bool,
     /// Since when the session waits for what it waits for.
@@ -67,6 +71,8 @@ pub(super) enum State {
     Proxy,
     /// The engine's answer to `Connect`.
     Connecting,
+    /// The same for a client that a front end speaks for.
+    Introduced,
     /// The end of the TLS handshake.
     Handshake,
     /// A command.
@@ -102,8 +108,10 @@ impl Session {
             client: Client::Nobody,
             hello: None,
             tls: None,
+            certificate: None,
             transaction: None,
             welcome: false,
+            spoken_for: false,
             auth_failures: 0,
             interrupted: false,
             since: now.instant,
@@ -185,7 +193,7 @@ impl Machine for Session {
             State::Auth(_) => wait(COMMAND, Timer::AuthResponse),
             State::Transfer(transfer) => self.wait_for_body(&transfer.pace),
             State::Discarding(pace) => self.wait_for_body(pace),
-            State::Connecting | State::Mail(_) | State::Ending => {
+            State::Connecting | State::Introduced | State::Mail(_) | State::Ending => {
                 self.channel.close(wire);
                 Output::Close
             }
@@ -285,6 +293,7 @@ impl Session {
             State::Transfer(transfer) => transfer.receives(),
             State::Proxy
             | State::Connecting
+            | State::Introduced
             | State::Handshake
             | State::Mail(_)
             | State::Ending => false,
@@ -322,6 +331,7 @@ impl Session {
             ) => {
                 self.auth_begins(mechanism, initial_response.as_deref());
             }
+            (State::Ready, Event::XClient(said)) => self.introduced(&said),
             (State::Ready, Event::Mail(mail)) => self.mail(mail),
             (State::Ready, Event::Rcpt(rcpt)) => self.rcpt(rcpt),
             (State::Ready, Event::Data { .. }) => self.transfer_begins(),
@@ -337,6 +347,7 @@ impl Session {
             (
                 State::Proxy
                 | State::Connecting
+                | State::Introduced
                 | State::Handshake
                 | State::Ready
                 | State::Auth(_)
@@ -347,6 +358,7 @@ impl Session {
                 Event::Hello(_)
                 | Event::StartTls
                 | Event::Auth(_)
+                | Event::XClient(_)
                 | Event::Mail(_)
                 | Event::Rcpt(_)
                 | Event::Data { .. }
@@ -366,6 +378,13 @@ impl Session {
             (State::Connecting, Answer::Engine(engine::Answer::Refused(refusal))) => {
                 self.turned_away(&refusal);
             }
+            (State::Introduced, Answer::Engine(engine::Answer::Welcome(config))) => {
+                self.setup.config = config;
+                self.introduction_ends();
+            }
+            (State::Introduced, Answer::Engine(engine::Answer::Refused(refusal))) => {
+                self.reject(&refusal);
+            }
             (State::Auth(exchange), answer) => self.auth_answered(*exchange, answer),
             (State::Mail(mail), answer) => self.mail_answered(*mail, answer),
             (State::Transfer(transfer), answer) => self.transfer_answered(transfer, answer),
@@ -376,7 +395,9 @@ impl Session {
                     self.chores.remove(0);
                 }
             }
-            (State::Proxy | State::Connecting | State::Handshake, _) => self.confused(),
+            (State::Proxy | State::Connecting | State::Introduced | State::Handshake, _) => {
+                self.confused();
+            }
         }
     }
 
@@ -385,6 +406,7 @@ impl Session {
             State::Transfer(_) | State::Discarding(_) => "The message comes too slowly; closing",
             State::Proxy
             | State::Connecting
+            | State::Introduced
             | State::Handshake
             | State::Ready
             | State::Auth(_)
@@ -403,6 +425,7 @@ impl State {
             Self::Discarding(pace) => Some(pace),
             Self::Proxy
             | Self::Connecting
+            | Self::Introduced
             | Self::Handshake
             | Self::Ready
             | Self::Auth(_)

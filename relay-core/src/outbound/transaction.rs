@@ -451,7 +451,8 @@ impl Transaction {
             }
             Awaiting::Rcpt { .. } => self.confused |= ok,
             Awaiting::Mail | Awaiting::Reset => {}
-            Awaiting::Greeting | Awaiting::Hello(_) | Awaiting::StartTls | Awaiting::Auth => {}
+            Awaiting::Greeting | Awaiting::Hello(_) => {}
+            Awaiting::StartTls | Awaiting::Auth | Awaiting::XClient => {}
             Awaiting::Chunk | Awaiting::Noop | Awaiting::Quit => {}
         }
     }
@@ -549,7 +550,7 @@ impl Transaction {
             Awaiting::BodyEnd { .. } | Awaiting::Chunk => (BODY_END, Timer::BodyEnd),
             Awaiting::Reset | Awaiting::Noop | Awaiting::Quit => (COMMAND, Timer::Quit),
             Awaiting::Mail | Awaiting::Greeting | Awaiting::Hello(_) => (COMMAND, Timer::Mail),
-            Awaiting::StartTls | Awaiting::Auth => (COMMAND, Timer::Mail),
+            Awaiting::StartTls | Awaiting::Auth | Awaiting::XClient => (COMMAND, Timer::Mail),
         };
         let until = match self.waiting {
             Some((awaited, until)) if awaited == front => until,

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq as _;
 
+use super::bearer::{self, Bearer};
 use super::scram::{self, attribute, is_extension, is_nonce};
 use super::verifier::{ITERATIONS_MAX, ITERATIONS_MIN, Keys};
 use super::{ChannelBinding, MESSAGE_LEN_MAX, Mechanism};
@@ -81,6 +82,8 @@ enum State {
     ScramFinal {
         server_signature: [u8; 32],
     },
+    /// A token is shown: a challenge says that it is not taken.
+    Token(Mechanism),
     /// Nothing more to say; a 235 is to be believed.
     Complete,
     Failed,
@@ -124,7 +127,31 @@ impl Client {
                 rng.fill(&mut random);
                 Self::scram(username, password, plus, binding, BASE64.encode(random))
             }
+            // These need no password; `bearer` begins the first two.
+            Mechanism::XOAuth2 | Mechanism::OAuthBearer => {
+                let bearer = Bearer {
+                    name: Some(username.to_owned()),
+                    token: password,
+                };
+                Self::bearer(mechanism, &bearer, "", 0)
+            }
+            Mechanism::External => {
+                let state = State::Complete;
+                (Self { state }, Some(username.as_bytes().to_vec()))
+            }
         }
+    }
+
+    /// Begins with a token, for the server at this host and port.
+    #[must_use]
+    pub fn bearer(
+        mechanism: Mechanism,
+        bearer: &Bearer,
+        host: &str,
+        port: u16,
+    ) -> (Self, Option<Vec<u8>>) {
+        let state = State::Token(mechanism);
+        (Self { state }, Some(bearer.message(mechanism, host, port)))
     }
 
     /// RFC 5802 §5: the gs2-header, the name and our nonce.
@@ -188,6 +215,8 @@ impl Client {
                 self.state = State::Complete;
                 Ok(Vec::new())
             }
+            // The reason is for people; what follows is the refusal. RFC 7628 §3.2.3.
+            State::Token(mechanism) => Ok(bearer::acknowledgement(mechanism)),
             State::Complete | State::Failed => Err(ClientError::Malformed),
         }
     }
@@ -198,7 +227,7 @@ impl Client {
     /// [`ClientError::ServerSignature`] if it did not prove itself before.
     pub fn finish(self) -> Result<(), ClientError> {
         match self.state {
-            State::Complete => Ok(()),
+            State::Complete | State::Token(_) => Ok(()),
             State::ScramFirst { .. } | State::ScramFinal { .. } => {
                 Err(ClientError::ServerSignature)
             }

@@ -6,6 +6,8 @@
 //!   PLAIN   ──▶ (challenge "") ────┴──▶ Password
 //!   LOGIN   ──▶ challenge "Username:" ──▶ challenge "Password:" ──▶ Password
 //!   SCRAM   ──▶ (challenge "") ──▶ Credential ─credential()─▶ challenge r,s,i ──▶ challenge v= ──▶ Accepted
+//!   token   ──▶ (challenge "") ──▶ Token ─refuse_token()─▶ challenge {…} ──▶ Failed
+//!   EXTERNAL ─▶ (challenge "") ──▶ External
 //!                                  any of them ──▶ Failed
 //! ```
 //!
@@ -16,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq as _;
 
+use super::bearer::{self, Bearer};
 use super::scram::{self, BindingFlag, ClientFinal, ClientFirst};
 use super::{ChannelBinding, Decoy, MESSAGE_LEN_MAX, Mechanism, SECRET_LEN_MAX, Verifier};
 use crate::rng::Rng;
@@ -37,6 +40,13 @@ pub enum Step {
         /// As the client sent it.
         password: String,
     },
+    /// The client shows a token: check it. If it is not taken, go on with [`Server::refuse_token`].
+    Token(Bearer),
+    /// The client says that its TLS certificate proves who it is. The machine is done.
+    External {
+        /// Whom it wants to act as; empty for whom the certificate names.
+        authzid: String,
+    },
     /// The client proved that it is this one. The machine is done.
     Accepted {
         /// The name that [`Step::Credential`] gave.
@@ -52,6 +62,8 @@ impl std::fmt::Debug for Step {
             Self::Challenge(bytes) => f.debug_tuple("Challenge").field(&bytes.len()).finish(),
             Self::Credential { name } => f.debug_tuple("Credential").field(name).finish(),
             Self::Password { name, .. } => f.debug_tuple("Password").field(name).finish(),
+            Self::Token(bearer) => f.debug_tuple("Token").field(bearer).finish(),
+            Self::External { authzid } => f.debug_tuple("External").field(authzid).finish(),
             Self::Accepted { name } => f.debug_tuple("Accepted").field(name).finish(),
             Self::Failed(failure) => f.debug_tuple("Failed").field(failure).finish(),
         }
@@ -98,6 +110,17 @@ enum State {
     ScramDone {
         name: String,
     },
+    Token(Mechanism),
+    /// A token is checked.
+    TokenShown {
+        mechanism: Mechanism,
+        name: String,
+    },
+    /// The client hears that its token is not taken.
+    TokenRefused {
+        name: String,
+    },
+    External,
     Done,
 }
 
@@ -131,15 +154,23 @@ impl Server {
                 plus: true,
                 binding,
             },
+            Mechanism::XOAuth2 | Mechanism::OAuthBearer => State::Token(mechanism),
+            Mechanism::External => State::External,
         };
         let mut server = Self { state };
         let step = match (mechanism, initial) {
             (_, Some(response)) => server.step(response),
             (Mechanism::Login, None) => Step::Challenge(b"Username:".to_vec()),
             // RFC 4954 §4: a mechanism where the client speaks first gets an empty challenge.
-            (Mechanism::Plain | Mechanism::ScramSha256 | Mechanism::ScramSha256Plus, None) => {
-                Step::Challenge(Vec::new())
-            }
+            (
+                Mechanism::Plain
+                | Mechanism::ScramSha256
+                | Mechanism::ScramSha256Plus
+                | Mechanism::XOAuth2
+                | Mechanism::OAuthBearer
+                | Mechanism::External,
+                None,
+            ) => Step::Challenge(Vec::new()),
         };
         (server, step)
     }
@@ -180,12 +211,49 @@ impl Server {
                 keys,
                 real,
             } => self.scram_final(text, first, &server_first, &nonce, &keys, real),
+            State::Token(mechanism) => match Bearer::parse(mechanism, text) {
+                Some(bearer) => {
+                    let name = bearer.name.clone().unwrap_or_default();
+                    self.state = State::TokenShown { mechanism, name };
+                    Step::Token(bearer)
+                }
+                None => Step::Failed(Failure::Malformed),
+            },
+            // Whatever the client says to that.
+            State::TokenRefused { name } => Step::Failed(Failure::Refused { name }),
+            // RFC 4422 Appendix A.3: "extern-initial-resp = [ authz-id-string ]", without NUL.
+            State::External if text.is_empty() || is_secret(text) => Step::External {
+                authzid: text.to_owned(),
+            },
             // The client acknowledges the server's signature with an empty response.
             State::ScramDone { name } if text.is_empty() => Step::Accepted { name },
             State::LoginName
             | State::LoginPassword { .. }
             | State::ScramCredential(_)
             | State::ScramDone { .. }
+            | State::TokenShown { .. }
+            | State::External
+            | State::Done => Step::Failed(Failure::Malformed),
+        }
+    }
+
+    /// The token is not taken: tells the client why, and hears what it says to that. RFC 7628 §3.2.3.
+    pub fn refuse_token(&mut self) -> Step {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::TokenShown { mechanism, name } => {
+                self.state = State::TokenRefused { name };
+                Step::Challenge(bearer::refusal(mechanism))
+            }
+            State::Plain
+            | State::LoginName
+            | State::LoginPassword { .. }
+            | State::ScramFirst { .. }
+            | State::ScramCredential(_)
+            | State::ScramFinal { .. }
+            | State::ScramDone { .. }
+            | State::Token(_)
+            | State::TokenRefused { .. }
+            | State::External
             | State::Done => Step::Failed(Failure::Malformed),
         }
     }

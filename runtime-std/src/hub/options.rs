@@ -10,6 +10,7 @@ use relay_core::errand::Errand;
 use relay_core::events::{ClientEvent, DeliveryEvent};
 use relay_core::id::{DeliveryId, ErrandId, ResolveId};
 use relay_core::queue::store::Store;
+use relay_core::sasl::Bearer;
 use relay_core::time::Instant;
 
 use super::Hub;
@@ -63,6 +64,13 @@ pub trait CredentialCheck: Send + Sync + 'static {
     fn check(&self, name: &str, password: &str) -> Option<Arc<Credential>>;
 }
 
+/// An embedder's own check of bearer tokens. Sessions offer OAUTHBEARER (RFC 7628) and XOAUTH2 with one;
+/// passwords are checked as without it. It may block.
+pub trait TokenCheck: Send + Sync + 'static {
+    /// The credential to act as, or none if the token is not valid or not this name's.
+    fn check(&self, bearer: &Bearer) -> Option<Arc<Credential>>;
+}
+
 /// What an embedder may replace or add.
 #[derive(Default)]
 pub struct Options {
@@ -70,6 +78,8 @@ pub struct Options {
     pub store: Option<Arc<dyn Store>>,
     /// A credential check of its own. The verifiers of the configuration are not used then.
     pub credential_check: Option<Arc<dyn CredentialCheck>>,
+    /// A check of bearer tokens.
+    pub token_check: Option<Arc<dyn TokenCheck>>,
     /// Who hears of every delivery event.
     pub events: Vec<Arc<dyn EventSink>>,
     /// How delivery events are logged.

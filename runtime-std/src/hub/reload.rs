@@ -35,13 +35,21 @@ impl Hub {
     pub fn apply(&self, loaded: Loaded) -> Vec<String> {
         // Two at once would leave the engine with one configuration and new sessions with the other.
         let _one_at_a_time = lock(&self.applying);
-        let mut loaded = with_check(loaded, self.credential_check.is_some());
+        let loaded = with_checks(
+            loaded,
+            self.credential_check.is_some(),
+            self.token_check.is_some(),
+        );
         let running = self.loaded();
         let mut lines = running.config.diff(&loaded.config);
         if !running.tls.shows_the_same_as(&loaded.tls) {
             lines.push("tls: another certificate".to_owned());
         }
-        loaded.config = Arc::new(loaded.config.kept_open(&running.config));
+        let kept = loaded.config.kept_open(&running.config);
+        let loaded = match loaded.arranged(kept) {
+            Ok(loaded) => loaded,
+            Err(error) => return vec![format!("not applied: {error}")],
+        };
         let config = Arc::clone(&loaded.config);
         *lock(&self.loaded) = Arc::new(loaded);
         self.with_resolver(|resolver| {
@@ -52,10 +60,12 @@ impl Hub {
     }
 }
 
-/// What was loaded, for a relay whose embedder checks passwords, or does not.
-pub(super) fn with_check(mut loaded: Loaded, external: bool) -> Loaded {
-    if loaded.config.external_credentials != external {
-        Arc::make_mut(&mut loaded.config).external_credentials = external;
+/// What was loaded, for a relay whose embedder checks passwords or tokens, or does not.
+pub(super) fn with_checks(mut loaded: Loaded, passwords: bool, tokens: bool) -> Loaded {
+    let config = &loaded.config;
+    if (config.external_credentials, config.external_tokens) != (passwords, tokens) {
+        let config = Arc::make_mut(&mut loaded.config);
+        (config.external_credentials, config.external_tokens) = (passwords, tokens);
     }
     loaded
 }

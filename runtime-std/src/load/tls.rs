@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use relay_core::channel::{ClientTls, ServerTls};
-use relay_core::config::{ConfigError, FileWanted};
+use relay_core::config::{Config, ConfigError, FileWanted, Listener};
 use relay_core::sign::Key;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -69,8 +69,25 @@ impl Material {
     }
 }
 
+/// The TLS of the listeners that ask clients for certificates.
+pub(super) fn of_listeners(
+    tls: &ServerTls,
+    config: &Config,
+) -> Result<Vec<Option<Arc<ServerTls>>>, LoadError> {
+    let of = |listener: &Listener| {
+        let asked = listener.client_certificates.as_ref()?;
+        let made = tls.asking_clients(&asked.roots, asked.demand);
+        Some(made.map_err(|why| {
+            let place = place_of(&asked.ca_file);
+            LoadError::from(place.error(format!("cannot be used: {why}"), ""))
+        }))
+    };
+    let listeners = config.listeners.iter();
+    listeners.map(|listener| of(listener).transpose()).collect()
+}
+
 /// Every certificate of a PEM file; at least one.
-fn certificates(file: &FileWanted) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+pub(super) fn certificates(file: &FileWanted) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let pem = read_wanted(file)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {

@@ -102,6 +102,7 @@ pub(crate) fn accept_all(
             server::Event::Hello(_)
             | server::Event::StartTls
             | server::Event::Auth(_)
+            | server::Event::XClient(_)
             | server::Event::Mail(_)
             | server::Event::Rcpt(_)
             | server::Event::Data { .. }

@@ -79,7 +79,7 @@ impl Capabilities {
             Extension::Pipelining | Extension::EightBitMime | Extension::SmtpUtf8 => {}
             Extension::EnhancedStatusCodes | Extension::Dsn | Extension::Chunking => {}
             Extension::BinaryMime | Extension::StartTls | Extension::RequireTls => {}
-            Extension::MtPriority => {}
+            Extension::MtPriority | Extension::XClient => {}
         }
     }
 
@@ -143,6 +143,7 @@ mod tests {
             "DELIVERBY 240",
             "FUTURERELEASE 864000 2030-01-01T00:00:00Z",
             "MT-PRIORITY MIXER",
+            "XCLIENT NAME ADDR",
             "X-UNKNOWN",
         ]);
         let expected = Capabilities {

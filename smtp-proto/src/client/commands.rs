@@ -17,6 +17,7 @@ use crate::extension::{Extension, Mechanism};
 use crate::param::{BodyType, MailParams, RcptParams};
 #[cfg(doc)]
 use crate::reply::Reply;
+use crate::xclient::XClient;
 
 /// The longest AUTH line, with its CRLF. RFC 4954 §4.
 const AUTH_LINE_MAX: usize = 12_288;
@@ -37,6 +38,17 @@ impl Connection {
         self.check_phase(|phase| matches!(phase, Phase::Ready))?;
         self.check_offered(Extension::StartTls)?;
         self.send(Awaiting::StartTls, format_args!("STARTTLS\r\n"), wire)
+    }
+
+    /// XCLIENT: tells whose connection this one passes on. After its 220 all is forgotten but TLS: say
+    /// hello.
+    pub fn xclient(&mut self, said: &XClient, wire: &mut Vec<u8>) -> Result<(), SendError> {
+        self.check_phase(|phase| matches!(phase, Phase::Ready))?;
+        self.check_offered(Extension::XClient)?;
+        if *said == XClient::default() {
+            return Err(SendError::BadArgument);
+        }
+        self.send(Awaiting::XClient, format_args!("XCLIENT {said}\r\n"), wire)
     }
 
     /// AUTH with the initial response that the mechanism has, if any; not yet in base64. RFC 4954 §4.

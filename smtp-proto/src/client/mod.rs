@@ -347,6 +347,7 @@ impl Connection {
                 Awaiting::Greeting | Awaiting::Hello(_) | Awaiting::StartTls | Awaiting::Auth => {
                     false
                 }
+                Awaiting::XClient => false,
                 Awaiting::Mail | Awaiting::Rcpt { .. } | Awaiting::Data | Awaiting::Reset => false,
                 Awaiting::Noop | Awaiting::Quit => false,
             }
@@ -364,6 +365,11 @@ impl Connection {
                 self.enter(Phase::Ready);
             }
             Awaiting::StartTls => self.enter(Phase::Handshake),
+            Awaiting::XClient => {
+                self.capabilities = Capabilities::default();
+                self.authenticated = false;
+                self.enter(Phase::Connected);
+            }
             Awaiting::Auth => {
                 self.authenticated = true;
                 self.enter(Phase::Ready);
@@ -406,7 +412,8 @@ impl Connection {
             // The state of the server is anybody's guess.
             Awaiting::Reset => self.close(),
             // RFC 5321 §4.1.4: a command that fails leaves the state as it was.
-            Awaiting::Hello(_) | Awaiting::StartTls | Awaiting::Rcpt { .. } | Awaiting::Data => {}
+            Awaiting::Hello(_) | Awaiting::StartTls | Awaiting::XClient => {}
+            Awaiting::Rcpt { .. } | Awaiting::Data => {}
             Awaiting::Chunk | Awaiting::BodyEnd { .. } | Awaiting::Noop | Awaiting::Quit => {}
         }
     }

@@ -57,6 +57,8 @@ pub enum Awaiting {
     StartTls,
     /// AUTH, the response to a challenge, or its cancellation.
     Auth,
+    /// XCLIENT. After its 220 the session begins anew: say hello.
+    XClient,
     /// MAIL.
     Mail,
     /// RCPT.
@@ -89,7 +91,7 @@ impl Awaiting {
             // RFC 2920 §3.1: "can only appear as the last command in a group".
             Self::Greeting | Self::Hello(_) | Self::Data | Self::Noop | Self::Quit => true,
             // RFC 3207 §4, RFC 4954 §4: the reply decides what the next bytes are.
-            Self::StartTls | Self::Auth => true,
+            Self::StartTls | Self::Auth | Self::XClient => true,
             // RFC 2920 §3.1, RFC 3030 §4.2. A body's end is no command: what follows opens a group.
             Self::Mail | Self::Rcpt { .. } | Self::Reset => false,
             Self::Chunk | Self::BodyEnd { .. } => false,
@@ -99,7 +101,7 @@ impl Awaiting {
     /// Whether it may be sent while other commands are out.
     fn starts_group(self) -> bool {
         match self {
-            Self::Greeting | Self::Hello(_) | Self::StartTls | Self::Auth => true,
+            Self::Greeting | Self::Hello(_) | Self::StartTls | Self::Auth | Self::XClient => true,
             Self::Mail | Self::Rcpt { .. } | Self::Data | Self::Chunk => false,
             Self::BodyEnd { .. } | Self::Reset | Self::Noop | Self::Quit => false,
         }

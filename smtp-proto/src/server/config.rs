@@ -136,6 +136,7 @@ impl Config {
                 Some(secs) => format!("DELIVERBY {secs}"),
                 None => "DELIVERBY".to_string(),
             },
+            Extension::XClient => format!("XCLIENT {}", crate::xclient::ATTRIBUTES),
             Extension::Pipelining
             | Extension::EightBitMime
             | Extension::SmtpUtf8

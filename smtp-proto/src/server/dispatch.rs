@@ -126,6 +126,7 @@ impl Connection {
             Verb::Ehlo | Verb::Helo => Ok(self.hello(command, wire)),
             Verb::StartTls => self.start_tls(command, more, wire),
             Verb::Auth => Ok(self.auth(command, wire)),
+            Verb::XClient => Ok(self.xclient(command, wire)),
             Verb::Mail => Ok(self.mail(command, wire)),
             Verb::Rcpt => Ok(self.rcpt(command, wire)),
             Verb::Data => Ok(self.data(command, wire)),
@@ -197,6 +198,7 @@ impl Connection {
             Command::Expn(_) => self.command_error(CommandError::Unimplemented, wire),
             Command::Noop => respond::success(250, 0, 0, "Ok", wire),
             Command::Ehlo(_) | Command::Helo(_) | Command::StartTls | Command::Auth { .. } => {}
+            Command::XClient(_) => {}
             Command::Mail { .. } | Command::Rcpt { .. } | Command::Data | Command::Bdat { .. } => {}
         }
         None

@@ -1,5 +1,6 @@
 //! What a client did, as the layer above sees it.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -8,6 +9,7 @@ use crate::address::{ForwardPath, ReversePath};
 use crate::client_name::ClientName;
 use crate::extension::Mechanism;
 use crate::param::{MailParams, RcptParams};
+use crate::xclient::XClient;
 
 /// How far [`Connection::receive`](super::Connection::receive) came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,9 @@ pub enum Event<'i> {
     StartTls,
     /// *verdict* but for [`Auth::Cancelled`]: a step of authentication.
     Auth(Auth),
+    /// *verdict*: XCLIENT, from a client to whom it is offered. After `accept` the connection is as new,
+    /// but for TLS.
+    XClient(Box<XClient>),
     /// *verdict*: MAIL.
     Mail(Mail),
     /// *verdict*: RCPT.

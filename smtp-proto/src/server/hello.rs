@@ -1,4 +1,4 @@
-//! EHLO, HELO and STARTTLS: who speaks, and whether in clear text.
+//! EHLO, HELO, XCLIENT and STARTTLS: who speaks, and whether in clear text.
 //!
 //! Implements RFC 5321 §4.1.1.1 and RFC 3207 §4.
 
@@ -48,6 +48,29 @@ impl Connection {
         respond::plain(250, &reply, wire);
         self.hello = Some(verb);
         State::Idle
+    }
+
+    /// XCLIENT: not within a transaction, which would change its sender.
+    pub(super) fn xclient(
+        &mut self,
+        command: Result<Command<'_>, CommandError>,
+        wire: &mut Vec<u8>,
+    ) -> Option<Event<'static>> {
+        match command {
+            Ok(Command::XClient(_)) if !matches!(self.state, State::Idle) => {
+                self.out_of_order("Not in a transaction; send RSET first", wire);
+                None
+            }
+            Ok(Command::XClient(said)) => {
+                self.state = State::Pending(Pending::XClient);
+                Some(Event::XClient(said))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                self.command_error(error, wire);
+                None
+            }
+        }
     }
 
     /// `more`: there are octets after the command already, which the handshake would take for its

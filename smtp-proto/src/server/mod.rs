@@ -110,6 +110,7 @@ enum Pending {
     Hello(HelloVerb),
     StartTls,
     Auth,
+    XClient,
     Mail(Envelope),
     Rcpt(Envelope),
     Data(Body),
@@ -141,8 +142,7 @@ impl Connection {
     /// Begins a connection and writes the 220. RFC 5321 §4.2.
     #[must_use]
     pub fn new(config: &Arc<Config>, wire: &mut Vec<u8>) -> Self {
-        respond::plain(220, &alloc::format!("{} ESMTP", config.hostname), wire);
-        Self {
+        let connection = Self {
             config: Arc::clone(config),
             lines: LineReader::new(),
             state: State::Idle,
@@ -152,7 +152,9 @@ impl Connection {
             refused: None,
             errors: 0,
             junk: 0,
-        }
+        };
+        connection.greet(wire);
+        connection
     }
 
     /// Takes in octets up to the next event.
@@ -208,6 +210,11 @@ impl Connection {
             Pending::Auth => {
                 self.authenticated = true;
                 respond::success(235, 7, 0, or("Authentication successful"), wire);
+                State::Idle
+            }
+            Pending::XClient => {
+                self.start_over();
+                self.greet(wire);
                 State::Idle
             }
             Pending::Mail(envelope) => {
@@ -295,9 +302,7 @@ impl Connection {
     /// RFC 3207 §4.2: "the server MUST discard any knowledge obtained from the client".
     pub fn tls_started(&mut self) {
         self.tls = true;
-        self.hello = None;
-        self.authenticated = false;
-        self.refused = None;
+        self.start_over();
         self.lines = LineReader::new();
         self.state = State::Idle;
     }
@@ -343,6 +348,17 @@ impl Connection {
 }
 
 impl Connection {
+    fn greet(&self, wire: &mut Vec<u8>) {
+        respond::plain(220, &alloc::format!("{} ESMTP", self.config.hostname), wire);
+    }
+
+    /// Forgets what the client said.
+    fn start_over(&mut self) {
+        self.hello = None;
+        self.authenticated = false;
+        self.refused = None;
+    }
+
     fn take_pending(&mut self) -> Result<Pending, NothingPending> {
         if !self.is_pending() {
             return Err(NothingPending);
@@ -363,7 +379,11 @@ impl Connection {
     /// Where a refusal leaves the connection, and what it counts for.
     fn rejected(&mut self, pending: Pending, why: Rejection) {
         self.state = match pending {
-            Pending::Hello(_) | Pending::StartTls | Pending::Auth | Pending::Mail(_) => {
+            Pending::Hello(_)
+            | Pending::StartTls
+            | Pending::Auth
+            | Pending::XClient
+            | Pending::Mail(_) => {
                 self.junk += 1;
                 State::Idle
             }

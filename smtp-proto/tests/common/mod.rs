@@ -120,6 +120,7 @@ impl Session {
             event,
             Event::Hello(_)
                 | Event::StartTls
+                | Event::XClient(_)
                 | Event::Reset
                 | Event::Quit
                 | Event::BodyRefused(_)
@@ -140,6 +141,11 @@ impl Session {
                 )
             }
             Event::StartTls => (Verdict::Accept(""), true),
+            Event::XClient(said) => {
+                self.log.push(format!("XCLIENT {said}"));
+                let refused = said.login.is_some();
+                (accept_unless(refused, Rejection::POLICY), true)
+            }
             Event::Auth(auth) => self.auth(auth),
             Event::Mail(mail) => {
                 self.log.push(format!("MAIL {}{}", mail.from, mail.params));

@@ -113,6 +113,7 @@ impl Relay {
             ..store::Options::default()
         };
         let loaded = Loaded {
+            listener_tls: Vec::new(),
             config: Arc::new(config),
             tls: tls::relay_server()?,
             client_tls: tls::relay_client()?,

@@ -289,7 +289,8 @@ impl World {
                 }
                 self.client_begins(index, talk);
             }
-            Awaiting::StartTls | Awaiting::Auth | Awaiting::Chunk | Awaiting::Noop => {}
+            Awaiting::StartTls | Awaiting::Auth | Awaiting::XClient => {}
+            Awaiting::Chunk | Awaiting::Noop => {}
         }
         true
     }

@@ -399,7 +399,8 @@ impl World {
                 return true;
             }
             Smtp::StartTls => return talk.smtp.accept("", wire).is_ok(),
-            Smtp::Auth(_) | Smtp::Reset | Smtp::BodyRefused(_) | Smtp::Quit => return true,
+            Smtp::Auth(_) | Smtp::XClient(_) => return true,
+            Smtp::Reset | Smtp::BodyRefused(_) | Smtp::Quit => return true,
         };
         let host = &mut self.hosts[talk.host];
         let act = host.act(stage, &format!("{} {who}", talk.from), now);

@@ -650,6 +650,8 @@ fn config(profile: &Profile) -> Config {
     config.listeners = vec![Listener {
         trusted_networks: "127.0.0.0/8".parse().into_iter().collect(),
         trusted_as: Some("net".to_owned()),
+        xclient_from: Vec::new(),
+        client_certificates: None,
         ..Listener::new(address, ListenerTls::None)
     }];
     config.credentials = vec![Arc::new(Credential::new("net"))];

@@ -135,6 +135,7 @@ fn receive(mut stream: TcpStream, shared: &Shared) {
                 Event::Hello(_)
                 | Event::StartTls
                 | Event::Auth(_)
+                | Event::XClient(_)
                 | Event::Mail(_)
                 | Event::Rcpt(_)
                 | Event::Data { .. } => {}

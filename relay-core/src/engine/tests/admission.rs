@@ -467,3 +467,30 @@ fn who_is_logged_in_with_a_credential_that_was_removed_sends_no_more() {
     world.input(Input::Reload(Arc::new(with_app(None))));
     assert!(matches!(world.mail(APP), Answer::Mail { .. }));
 }
+
+#[test]
+fn a_client_that_a_front_end_names_is_counted_where_it_is() {
+    let mut config = with_app(None);
+    config.limits.connections_per_ip = 2;
+    let mut world = World::new(config);
+    for n in 2..=3 {
+        let front = world.connect(SessionId(n), "198.51.100.1");
+        assert!(matches!(front, Answer::Welcome(_)));
+        let named = world.connect(SessionId(n), "203.0.113.9");
+        assert!(matches!(named, Answer::Welcome(_)));
+    }
+    // The front end has room again, and the client has none.
+    let front = world.connect(SessionId(4), "198.51.100.1");
+    assert!(matches!(front, Answer::Welcome(_)));
+    let named = world.connect(SessionId(4), "203.0.113.9");
+    assert_eq!(code(Some(named)), ("421 4.7.0".into(), true));
+    world.ask(SessionId(4), Ask::Bye);
+    let status = world.status();
+    assert_eq!(status.sessions, 3, "the one of the test, and two");
+    for n in 2..=3 {
+        world.ask(SessionId(n), Ask::Bye);
+    }
+    assert_eq!(world.status().sessions, 1);
+    fail(&mut world, APP, "app");
+    assert_eq!(world.told_of_clients[0].peer.to_string(), "192.0.2.1");
+}

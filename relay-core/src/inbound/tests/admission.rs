@@ -369,3 +369,89 @@ fn a_network_that_is_trusted_no_more_logs_in() {
     world.login();
     world.say("C: MAIL FROM:<a@example.com>\nS: 250 2.1.0");
 }
+
+fn front_end(config: &mut Config) {
+    config.listeners[0].xclient_from = vec!["192.0.2.7/32".parse().unwrap()];
+    config.listeners[0].trusted_networks = vec![
+        "192.0.2.0/24".parse().unwrap(),
+        "10.0.0.0/8".parse().unwrap(),
+    ];
+}
+
+#[test]
+fn a_front_end_names_the_client_and_the_session_begins_anew() {
+    for mode in modes() {
+        let mut world = World::ready_with(mode, front_end);
+        assert!(
+            world
+                .ehlo()
+                .iter()
+                .any(|line| line.contains(" XCLIENT ") || line.contains("-XCLIENT "))
+        );
+        world.say("C: XCLIENT NAME=[UNAVAILABLE] ADDR=IPV6:2001:db8::7 PORT=4000 PROTO=ESMTP\nS: 220 relay.example.com ESMTP");
+        assert_eq!(world.session.client().to_string(), "[2001:db8::7]:4000");
+        world.say("C: MAIL FROM:<a@example.com>\nS: 503 5.5.1");
+        // The client is no front end, and nothing of the one before it is left but TLS.
+        assert!(world.ehlo().iter().all(|line| !line.contains("XCLIENT")));
+        world.say(
+            "C: XCLIENT ADDR=192.0.2.7\nS: 500 5.5.1\nC: MAIL FROM:<a@example.com>\nS: 530 5.7.0",
+        );
+        world.login();
+        world.say("C: MAIL FROM:<a@example.com>\nS: 250 \nC: RCPT TO:<b@example.net>\nS: 250 \nC: DATA\nS: 354 ");
+        world.say("C: From: a@example.com\nC: \nC: x\nC: .\nS: 250 2.0.0");
+        assert!(world.engine.text(0).contains("([IPv6:2001:db8::7])"));
+        assert_eq!(
+            world.engine.submitted[0].origin.peer,
+            Some("2001:db8::7".parse().unwrap())
+        );
+    }
+}
+
+#[test]
+fn a_front_end_lifts_nothing() {
+    // The front end is in a trusted network, and so are the clients that it names.
+    for address in ["10.0.0.1", "192.0.2.7", "127.0.0.1", "[UNAVAILABLE]"] {
+        let mut world = World::with(PLAIN, front_end);
+        world.say("S: 220 ");
+        world.ehlo();
+        world.say(&format!("C: XCLIENT ADDR={address}\nS: 220 "));
+        world.ehlo();
+        world
+            .say("C: MAIL FROM:<a@example.com>\nS: 530 5.7.0\nC: RCPT TO:<b@example.net>\nS: 503 ");
+    }
+    let mut world = World::with(PLAIN, front_end);
+    world.say("S: 220 ");
+    world.ehlo();
+    world.say("C: XCLIENT ADDR=10.0.0.1 LOGIN=app\nS: 550 5.7.1 LOGIN is not taken");
+    // Refused, it changed nothing.
+    world.say("C: MAIL FROM:<a@example.com>\nS: 250 ");
+}
+
+#[test]
+fn who_is_no_front_end_is_not_told_of_xclient() {
+    // CMD-32.
+    for mode in modes() {
+        let mut world = World::ready(mode);
+        assert!(world.ehlo().iter().all(|line| !line.contains("XCLIENT")));
+        world.say("C: XCLIENT ADDR=127.0.0.1 NAME=trusted LOGIN=admin\nS: 500 5.5.1 Command not recognized");
+        // Offered when it connected, and not any more.
+        let mut world = World::ready_with(mode, front_end);
+        reload(&mut world, |config| {
+            config.listeners[0].xclient_from.clear()
+        });
+        world.say("C: MAIL FROM:<a@example.com>\nS: 250 \nC: RSET\nS: 250 ");
+        world.say("C: XCLIENT ADDR=127.0.0.1\nS: 550 5.7.1 You may not speak");
+    }
+}
+
+#[test]
+fn a_client_that_a_front_end_names_may_be_turned_away() {
+    let mut world = World::with(PLAIN, front_end);
+    world.say("S: 220 ");
+    world.ehlo();
+    let mut refusal = refusal(Rejection::GO_AWAY, "Too many connections from 10.0.0.1");
+    refusal.close = true;
+    world.engine.refusals.push_back(("Connect", refusal));
+    world.say("C: XCLIENT ADDR=10.0.0.1\nC: EHLO x\nS: 421 4.7.0 Too many connections");
+    world.assert_over();
+}

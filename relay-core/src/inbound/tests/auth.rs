@@ -213,6 +213,7 @@ fn an_embedder_checks_passwords_itself() {
     let own = Credential {
         name: "user-17".into(),
         verifier: None,
+        certificates: Vec::new(),
         senders: vec![SenderPattern::Any],
         networks: Vec::new(),
         rate: None,
@@ -233,4 +234,100 @@ fn an_embedder_checks_passwords_itself() {
     ));
     assert_eq!(world.engine.count("CheckPassword"), 2);
     assert_eq!(world.engine.count("Turn"), 0);
+}
+
+#[test]
+fn a_token_is_for_the_embedder_to_judge() {
+    // RFC 7628 §4.1 and §4.3, with our own token.
+    let bearer = |token: &str| {
+        BASE64.encode(format!(
+            "n,a=user@example.com,\x01host=h\x01port=587\x01auth=Bearer {token}\x01\x01"
+        ))
+    };
+    let xoauth2 = |token: &str| BASE64.encode(format!("user=me\x01auth=Bearer {token}\x01\x01"));
+    for mode in modes() {
+        let take = |config: &mut Config| config.external_tokens = true;
+        let refused = BASE64.encode("{\"status\":\"invalid_token\"}");
+        let mut world = greeted(mode, take);
+        world.engine.outside = Some(Arc::new(Credential::new("user")));
+        let lines = world.ehlo();
+        let offer = lines.iter().find(|line| line.contains("AUTH ")).unwrap();
+        assert!(offer.contains(" XOAUTH2 OAUTHBEARER"), "{offer}");
+        assert!(offer.contains(" PLAIN LOGIN SCRAM-SHA-256"), "{offer}");
+        world.say(&format!(
+            "C: AUTH OAUTHBEARER {}\nS: 334 {refused}",
+            bearer("no")
+        ));
+        world.say("C: MAIL FROM:<a@example.com>\nS: 501 5.5.2");
+        let mut world = greeted(mode, take);
+        world.engine.outside = Some(Arc::new(Credential::new("user")));
+        world.say(&format!(
+            "C: AUTH OAUTHBEARER {}\nS: 334 {refused}\nC: AQ==\nS: 535 5.7.8",
+            bearer("no")
+        ));
+        let told = ("user@example.com".to_owned(), false);
+        assert_eq!(world.engine.authenticated, [told]);
+        world.say("C: MAIL FROM:<a@example.com>\nS: 530 5.7.0");
+        let refused = BASE64.encode("{\"status\":\"401\",\"schemes\":\"bearer\"}");
+        world.say(&format!(
+            "C: AUTH XOAUTH2\nS: 334 \nC: {}\nS: 334 {refused}\nC: \nS: 535 5.7.8",
+            xoauth2("no")
+        ));
+        world.say(&format!(
+            "C: AUTH XOAUTH2 {}\nS: 235 2.7.0",
+            xoauth2("token")
+        ));
+        world.say("C: MAIL FROM:<x@anything.example>\nS: 250 ");
+        // Without a check there is no mechanism.
+        let mut world = greeted(mode, |_| {});
+        world.say(&format!(
+            "C: AUTH OAUTHBEARER {}\nS: 504 5.5.4",
+            bearer("token")
+        ));
+        assert_eq!(world.engine.count("CheckToken"), 0);
+    }
+}
+
+#[test]
+fn a_certificate_proves_the_credential_that_it_fits() {
+    use crate::channel::ClientIdentity;
+    use crate::config::CertificatePattern;
+    let identity = ClientIdentity {
+        sha256: [7; 32],
+        dns_names: vec!["App.example.com".into()],
+        uris: vec!["spiffe://example.com/app".into()],
+    };
+    let dns = CertificatePattern::Dns(Domain::parse("app.example.com").unwrap());
+    let uri = CertificatePattern::Uri("spiffe://example.com/app".into());
+    let other = CertificatePattern::Uri("spiffe://example.com/other".into());
+    for (wanted, fits) in [
+        (vec![dns], true),
+        (vec![other.clone(), uri], true),
+        (vec![CertificatePattern::Sha256([7; 32])], true),
+        (vec![CertificatePattern::Sha256([8; 32]), other], false),
+        (Vec::new(), false),
+    ] {
+        let mut world = World::with(PLAIN, |config| {
+            let app = Arc::make_mut(&mut config.credentials[0]);
+            app.certificates = wanted;
+        });
+        world.session.certificate = Some(Box::new(identity.clone()));
+        // What is offered was settled at the greeting, so that the exchange is begun by itself.
+        for (authzid, right) in [
+            ("", fits),
+            ("app", fits),
+            ("printers", false),
+            ("nobody", false),
+        ] {
+            let before = world.engine.authenticated.len();
+            world
+                .session
+                .auth_begins(smtp_proto::Mechanism::External, Some(authzid.as_bytes()));
+            while world.engine.authenticated.len() == before {
+                world.pump();
+            }
+            let (_, ok) = world.engine.authenticated.last().unwrap();
+            assert_eq!(*ok, right, "{authzid}");
+        }
+    }
 }

@@ -171,7 +171,8 @@ fn hand_over(draft: Draft, answers: Vec<Answer>) -> (Vec<&'static str>, Result<M
                     Request::Unspool(_) => "unspool",
                     other @ (Request::Engine(_)
                     | Request::Resolve(_)
-                    | Request::CheckPassword { .. }) => {
+                    | Request::CheckPassword { .. }
+                    | Request::CheckToken(_)) => {
                         panic!("{other:?}")
                     }
                 });

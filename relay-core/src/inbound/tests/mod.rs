@@ -74,10 +74,13 @@ pub(super) fn config(tls: ListenerTls) -> Config {
         trusted_proxies: Vec::new(),
         trusted_networks: Vec::new(),
         trusted_as: Some("printers".into()),
+        xclient_from: Vec::new(),
+        client_certificates: None,
     });
     let credential = |name: &str, verifier| Credential {
         name: name.into(),
         verifier,
+        certificates: Vec::new(),
         senders: vec![SenderPattern::Domain(Domain::parse("example.com").unwrap())],
         networks: Vec::new(),
         rate: None,
@@ -143,6 +146,11 @@ impl Engine {
                     &self.zone,
                     &question,
                 ))
+            }
+            Request::CheckToken(bearer) => {
+                self.asked.push("CheckToken".into());
+                let right = self.outside.clone().filter(|_| bearer.token == "token");
+                Answer::Checked(right)
             }
             Request::CheckPassword { password, .. } => {
                 self.asked.push("CheckPassword".into());

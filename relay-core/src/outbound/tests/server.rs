@@ -70,7 +70,10 @@ impl Server {
                         }
                         Event::Quit => self.closed = true,
                         Event::Reset => self.rcpts.clear(),
-                        event @ (Event::StartTls | Event::Auth(_) | Event::BodyRefused(_)) => {
+                        event @ (Event::StartTls
+                        | Event::Auth(_)
+                        | Event::XClient(_)
+                        | Event::BodyRefused(_)) => {
                             panic!("{event:?}")
                         }
                     }

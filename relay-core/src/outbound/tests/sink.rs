@@ -457,7 +457,14 @@ impl Session {
                 password: given,
             } if (&name, &given) == (&user, &password) => say("235 2.7.0 welcome"),
             sasl::Step::Accepted { .. } => say("235 2.7.0 welcome"),
-            sasl::Step::Password { .. } | sasl::Step::Failed(_) => say("535 5.7.8 no"),
+            sasl::Step::Token(bearer) if bearer.token == password => say("235 2.7.0 welcome"),
+            sasl::Step::Token(_) => {
+                let step = server.refuse_token();
+                self.auth_step(server, step)
+            }
+            sasl::Step::Password { .. } | sasl::Step::External { .. } | sasl::Step::Failed(_) => {
+                say("535 5.7.8 no")
+            }
         }
     }
 

@@ -168,7 +168,7 @@ impl Receiving {
     fn event(&mut self, now: Now, event: Event<'_>) {
         let kind = self.host.kind;
         match event {
-            Event::Hello(_) | Event::Auth(_) => self.accept(),
+            Event::Hello(_) | Event::Auth(_) | Event::XClient(_) => self.accept(),
             Event::StartTls => {
                 self.accept();
                 if self.channel.start_server(&self.host.tls).is_err() {

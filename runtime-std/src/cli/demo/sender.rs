@@ -159,7 +159,7 @@ impl Sending {
                 });
             }
             (_, Awaiting::Mail | Awaiting::Rcpt { .. }) => {}
-            (_, Awaiting::Chunk | Awaiting::Reset | Awaiting::Noop) => {}
+            (_, Awaiting::Chunk | Awaiting::Reset | Awaiting::Noop | Awaiting::XClient) => {}
         }
     }
 
