@@ -280,7 +280,9 @@ impl CarryOut<Delivery, TcpStream> for DeliveryRequests {
                 outbound::Answer::Next(self.seat.report(report).taken().await)
             }
             outbound::Request::Flush => outbound::Answer::Flushed,
-            disk @ (outbound::Request::Load(..) | outbound::Request::ReadBody { .. }) => {
+            disk @ (outbound::Request::Load(..)
+            | outbound::Request::ReadBody { .. }
+            | outbound::Request::Token { .. }) => {
                 let hub = Arc::clone(hub);
                 unblock(move || hub.delivery_request(disk)).await
             }

@@ -55,6 +55,7 @@ use crate::load::{self, Loaded};
 use crate::resources;
 use crate::slot::Slot;
 use crate::store::{self, SegmentStore, StdDisk};
+use crate::tokens::Tokens;
 
 /// The engine, who waits for it, and what carries out what it wants.
 pub struct Hub {
@@ -73,6 +74,7 @@ pub struct Hub {
     rng: Mutex<Rng>,
     credential_check: Option<Arc<dyn CredentialCheck>>,
     token_check: Option<Arc<dyn TokenCheck>>,
+    tokens: Tokens,
     load: Option<load::Options>,
     next_id: AtomicU64,
     /// How many sessions there may be, those included that are turned away.
@@ -161,6 +163,7 @@ impl Hub {
             rng: Mutex::new(rng),
             credential_check: options.credential_check,
             token_check: options.token_check,
+            tokens: Tokens::default(),
             load: options.load,
             next_id: AtomicU64::new(1),
             seats: capacity.seats(),
@@ -398,6 +401,11 @@ impl Hub {
                 outbound::Answer::Loaded(
                     loaded.map(|(message, body)| Arc::new(LoadedMessage { message, body })),
                 )
+            }
+            outbound::Request::Token { source, refused } => {
+                let refused = refused.as_ref().map(|token| token.0.as_str());
+                let token = self.tokens.token(&source, refused);
+                outbound::Answer::Token(token.map(outbound::Token))
             }
             outbound::Request::ReadBody { id, offset, max } => {
                 outbound::Answer::Body(self.store.spool_read(id, offset, max))

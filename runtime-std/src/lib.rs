@@ -75,6 +75,7 @@ pub mod resources;
 pub mod runtime;
 pub mod slot;
 pub mod store;
+mod tokens;
 mod workers;
 
 pub use relay::Relay;

@@ -438,6 +438,13 @@ fn read_wanted(
             config.routes[index].password = Some(password);
             Ok(())
         }
+        // The delivery reads it again: here it is only looked at.
+        FileUse::RouteToken(_) => {
+            files::warn_if_readable(file, warnings);
+            crate::tokens::read_file(&file.path)
+                .map(drop)
+                .map_err(|why| files::problem(file, &why))
+        }
         FileUse::ClientCa(index) => {
             let roots = tls::certificates(file)?;
             if let Some(asked) = &mut config.listeners[index].client_certificates {

@@ -356,9 +356,9 @@ fn run_delivery(mut delivery: Delivery, seat: &DeliverySeat, stop: &StopSignal) 
         }
         outbound::Request::Report(report) => outbound::Answer::Next(seat.report(report).wait()),
         outbound::Request::Flush => outbound::Answer::Flushed,
-        disk @ (outbound::Request::Load(..) | outbound::Request::ReadBody { .. }) => {
-            hub.delivery_request(disk)
-        }
+        disk @ (outbound::Request::Load(..)
+        | outbound::Request::ReadBody { .. }
+        | outbound::Request::Token { .. }) => hub.delivery_request(disk),
     };
     drive(&mut delivery, None, hub.clock(), stop, None, carry_out);
 }

@@ -44,7 +44,7 @@ pub(crate) use credential::{a_labels, a_labels_of, is_or_is_under};
 pub use error::ConfigError;
 pub use parse::{Draft, FileUse, FileWanted, Parsed, System};
 pub use read::Place;
-pub use route::{DomainPattern, HostPort, Protocol, Route, TlsMode};
+pub use route::{DomainPattern, HostPort, Protocol, Route, TlsMode, TokenSource};
 pub use secret::Secret;
 pub use sender::{
     DkimKey, KeyState, Preflight, PreflightMode, ReturnPath, ReturnPathState, SigningDomain,

@@ -72,6 +72,8 @@ pub enum FileUse {
     CaFile,
     /// `route.password_file` of the route with this index.
     RoutePassword(usize),
+    /// `route.token_file` of the route with this index: it is read again at each login.
+    RouteToken(usize),
     /// `listener.client_ca` of the listener with this index.
     ClientCa(usize),
     /// `admin.token_file`

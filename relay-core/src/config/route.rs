@@ -8,6 +8,7 @@ use smtp_proto::Domain;
 
 use super::TlsLevel;
 use super::credential::a_labels;
+use crate::sasl::Mechanism;
 
 /// One `[[route]]`.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub struct Route {
     pub password_file: Option<PathBuf>,
     /// The password, read by the loader from `password_file`.
     pub password: Option<String>,
+    /// Where bearer tokens come from, in the place of a password.
+    pub token: Option<TokenSource>,
+    /// The mechanism to log in by; none for the best that the host offers.
+    pub mechanism: Option<Mechanism>,
 }
 
 impl Route {
@@ -46,6 +51,8 @@ impl Route {
             username: None,
             password_file: None,
             password: None,
+            token: None,
+            mechanism: None,
         }
     }
 }
@@ -60,6 +67,25 @@ impl fmt::Debug for Route {
             .field("tls_mode", &self.tls_mode)
             .field("username", &self.username)
             .finish_non_exhaustive()
+    }
+}
+
+/// Where a bearer token comes from. It is asked for at each login, since tokens expire.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TokenSource {
+    /// The first line of a file, which another program keeps fresh.
+    File(PathBuf),
+    /// The first line that a command writes: the program and its arguments, without a shell.
+    Command(Vec<String>),
+}
+
+impl fmt::Display for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            // Arguments may be secrets.
+            Self::Command(words) => f.write_str(words.first().map_or("", String::as_str)),
+        }
     }
 }
 

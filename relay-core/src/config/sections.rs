@@ -9,8 +9,9 @@ use super::parse::{Draft, FileUse, FileWanted};
 use super::read::Section;
 use super::{
     ClientCertificates, Credential, Demand, DomainPattern, HostPort, Listener, ListenerTls, Role,
-    Route, TlsFiles, TlsLevel, TlsMode, value,
+    Route, TlsFiles, TlsLevel, TlsMode, TokenSource, value,
 };
+use crate::sasl::{Mechanism, Proof};
 
 pub(super) type Table<'r, 't> = Section<'r, 't>;
 
@@ -325,7 +326,6 @@ pub(super) fn routes(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) 
 }
 
 fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option<Route> {
-    let index = draft.config.routes.len();
     let domain = section.required("domain", &value::DOMAIN_PATTERN);
     let hosts = section.filled_list("hosts", &value::HOST, "names nobody to deliver to");
     let protocol = section.value("protocol", &value::PROTOCOL);
@@ -341,15 +341,7 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
         let problem = "\"implicit\" needs TLS, and `tls` says \"none\"";
         section.error("tls_mode", problem, value::TLS_MODE.allowed);
     }
-    let username = section.value("username", &value::TEXT);
-    let use_as = FileUse::RoutePassword(index);
-    let password_file = file(draft, section, directory, "password_file", use_as);
-    match (&username, &password_file) {
-        (Some(_), None) => section.missing("password_file", "the file with the user's password"),
-        (None, Some(_)) => section.missing("username", "the user's name"),
-        (Some(_), Some(_)) => login_is_safe(draft, section, &hosts, tls),
-        (None, None) => {}
-    }
+    let login = login(draft, section, directory, &hosts, tls);
     Some(Route {
         domain: domain?,
         hosts,
@@ -357,10 +349,70 @@ fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option
         forward,
         tls,
         tls_mode,
+        username: login.username,
+        password_file: login.password_file,
+        password: None,
+        token: login.token,
+        mechanism: login.mechanism,
+    })
+}
+
+/// What a route says of its login.
+struct RouteLogin {
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    token: Option<TokenSource>,
+    mechanism: Option<Mechanism>,
+}
+
+fn login(
+    draft: &mut Draft,
+    section: &Table<'_, '_>,
+    directory: &Path,
+    hosts: &[HostPort],
+    tls: Option<TlsLevel>,
+) -> RouteLogin {
+    let index = draft.config.routes.len();
+    let username = section.value("username", &value::TEXT);
+    let use_as = FileUse::RoutePassword(index);
+    let password_file = file(draft, section, directory, "password_file", use_as);
+    let use_as = FileUse::RouteToken(index);
+    let token_file = file(draft, section, directory, "token_file", use_as);
+    let problem = "names no program";
+    let token_command = section
+        .has("token_command")
+        .then(|| section.filled_list("token_command", &value::TEXT, problem));
+    let mechanism = section.value("mechanism", &value::MECHANISM);
+    let secrets = usize::from(password_file.is_some())
+        + usize::from(token_file.is_some())
+        + usize::from(token_command.is_some());
+    let one = "one of password_file, token_file, token_command";
+    match (&username, secrets) {
+        (Some(_), 0) => section.missing("password_file", one),
+        (None, 1..) => section.missing("username", "the user's name"),
+        (Some(_), 1) => login_is_safe(draft, section, hosts, tls),
+        (Some(_), _) => section.error("username", "has more than one secret", one),
+        (None, 0) => {}
+    }
+    if let Some(mechanism) = mechanism {
+        let proof = if password_file.is_some() {
+            Proof::Password
+        } else {
+            Proof::Token
+        };
+        if secrets == 0 || mechanism.proof() != proof {
+            let problem = format!("{mechanism} does not go with what the route has");
+            let allowed = "\"xoauth2\" or \"oauthbearer\" with a token, the others with a password";
+            section.error("mechanism", problem, allowed);
+        }
+    }
+    let token = token_file.map(TokenSource::File);
+    RouteLogin {
         username,
         password_file,
-        password: None,
-    })
+        token: token.or(token_command.map(TokenSource::Command)),
+        mechanism,
+    }
 }
 
 /// A password goes over TLS, or to this very host.

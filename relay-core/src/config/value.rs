@@ -14,7 +14,7 @@ use super::{
     KeyState, ListenerTls, PreflightMode, Protocol, Rate, ReturnPathState, Role, SenderPattern,
     TlsLevel, TlsMode,
 };
-use crate::sasl::Verifier;
+use crate::sasl::{Mechanism, Proof, Verifier};
 
 /// A language: how a text of it is read, and how to tell someone what it is.
 pub(super) struct Kind<T> {
@@ -188,6 +188,10 @@ pub(super) const CERTIFICATE: Kind<CertificatePattern> = Kind {
     allowed: "\"sha256:\" and 64 hexadecimal digits (colons may stand between them), \
               \"dns:app.example.com\", \"uri:spiffe://example.com/app\"",
     parse: certificate,
+};
+pub(super) const MECHANISM: Kind<Mechanism> = Kind {
+    allowed: "\"plain\", \"login\", \"scram-sha-256\", \"scram-sha-256-plus\", \"xoauth2\", \"oauthbearer\"",
+    parse: mechanism,
 };
 pub(super) const DEMAND: Kind<Demand> = Kind {
     allowed: "\"optional\", \"required\"",
@@ -432,6 +436,13 @@ fn sha256(text: &str) -> Option<[u8; 32]> {
     };
     let octets: Option<Vec<u8>> = pairs.iter().map(octet).collect();
     octets?.try_into().ok()
+}
+
+fn mechanism(text: &str) -> Result<Mechanism, String> {
+    // A client certificate for EXTERNAL is nothing that a route has.
+    Mechanism::from_name(text)
+        .filter(|mechanism| mechanism.proof() != Proof::Certificate)
+        .ok_or_else(|| unreadable(text))
 }
 
 fn demand(text: &str) -> Result<Demand, String> {

@@ -15,7 +15,7 @@ use super::{Engine, Output};
 use crate::config::{DomainPattern, HostPort, Protocol, Route, TlsLevel, TlsMode};
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::id::ResolveId;
-use crate::outbound::{Evidence, Hop, Lane, Login, Outcome, Reason};
+use crate::outbound::{Evidence, Hop, Lane, Login, LoginSecret, Outcome, Reason};
 use crate::queue::job::JobState;
 use crate::queue::lanes::{Caps, LaneNo};
 use crate::sts;
@@ -251,7 +251,11 @@ impl Engine {
         let delivery = &self.config.delivery;
         let login = route.username.as_ref().map(|username| Login {
             username: username.clone(),
-            password: route.password.clone().unwrap_or_default(),
+            secret: match &route.token {
+                Some(source) => LoginSecret::Token(source.clone()),
+                None => LoginSecret::Password(route.password.clone().unwrap_or_default()),
+            },
+            mechanism: route.mechanism,
         });
         let hosts = route
             .hosts
@@ -334,7 +338,7 @@ fn lane_key(lane: &Lane) -> String {
     // Two routes to one host may log in differently. A hash, since a key may be printed.
     let login = lane.login.as_ref().map_or(0, |login| {
         let mut hasher = DefaultHasher::new();
-        (&login.username, &login.password).hash(&mut hasher);
+        (&login.username, &login.secret, login.mechanism).hash(&mut hasher);
         hasher.finish()
     });
     let way = match (lane.route, lane.authentic, lane.protocol) {
@@ -398,7 +402,8 @@ mod tests {
                 tls_mode: None,
                 login: Some(Login {
                     username: username.into(),
-                    password: password.into(),
+                    secret: LoginSecret::Password(password.into()),
+                    mechanism: None,
                 }),
                 route: true,
                 authentic: true,

@@ -14,16 +14,16 @@
 //! Every way out is a [`Progress`]: what a failure means is decided by [`super::outcome`], what TLS is
 //! needed by [`super::tls_policy`]. Each phase has one deadline, whatever drips in meanwhile.
 //!
-//! RFC 5321 §3.1, §3.2, §4.1.4, §4.5.3.2.1; RFC 3207 §4; RFC 4954 §4; RFC 8314 §3.3 (implicit TLS); RFC 2033 §4.1 (LHLO).
+//! RFC 5321 §3.1, §3.2, §4.1.4, §4.5.3.2.1; RFC 3207 §4; RFC 4954 §4; RFC 7628 §3; RFC 8314 §3.3 (implicit TLS); RFC 2033 §4.1 (LHLO).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_proto::client::{Connection, Event, Hello};
+use smtp_proto::client::{Connection, Event, Hello, SendError};
 use smtp_proto::{Extension, Host, Mechanism, Reply, Severity};
 
 use super::finding::{Finding, Loss, Stage};
-use super::io::{Lane, Login};
+use super::io::{Lane, LoginSecret, Request, Token};
 use super::link::{Asked, End, Link, Received};
 use super::tls_policy::{Choice, TlsFault};
 use crate::channel::ClientTls;
@@ -63,6 +63,15 @@ pub(super) struct Setup<'a> {
 pub(super) struct Opening {
     phase: Phase,
     until: Instant,
+    /// The token that was shown, and whether it is the second one.
+    shown: Option<(Token, Shown)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    First,
+    /// The host did not take the first one, which may have expired meanwhile.
+    Second,
 }
 
 #[derive(Debug)]
@@ -71,6 +80,8 @@ enum Phase {
     Greeting,
     Hello(Hello),
     StartTls,
+    /// The runtime was asked for a token.
+    Token(sasl::Mechanism),
     Auth(sasl::Client),
 }
 
@@ -79,6 +90,8 @@ enum Phase {
 pub(super) enum Progress {
     /// Read.
     Wait(Instant, Timer),
+    /// Ask the runtime; the answer goes to [`Opening::token`].
+    Ask(Request),
     /// It takes MAIL.
     Ready,
     /// It is of no use.
@@ -94,6 +107,8 @@ enum Say {
     StartTls,
     Handshake,
     Auth(sasl::Mechanism),
+    /// Get a token, another one than that if the host did not take it.
+    Token(sasl::Mechanism, Option<Token>),
     Respond(Vec<u8>),
     Done,
 }
@@ -109,6 +124,7 @@ impl Opening {
         let mut opening = Self {
             phase: Phase::Greeting,
             until,
+            shown: None,
         };
         if link.policy.implicit(mode, link.candidate.tls_given_up) {
             let progress = opening.handshake(Asked::Port, link, setup);
@@ -187,7 +203,7 @@ impl Opening {
             Phase::StartTls => Some(Asked::StartTls),
             Phase::Hello(Hello::Ehlo | Hello::Lhlo) if link.is_secured() => Some(Asked::StartTls),
             Phase::Greeting if link.is_secured() => Some(Asked::Port),
-            Phase::Hello(_) | Phase::Greeting | Phase::Auth(_) => None,
+            Phase::Hello(_) | Phase::Greeting | Phase::Token(_) | Phase::Auth(_) => None,
         }
     }
 
@@ -196,7 +212,7 @@ impl Opening {
             Phase::Handshake(_) | Phase::StartTls => Stage::Tls,
             Phase::Greeting => Stage::Greeting,
             Phase::Hello(_) => Stage::Hello,
-            Phase::Auth(_) => Stage::Auth,
+            Phase::Token(_) | Phase::Auth(_) => Stage::Auth,
         }
     }
 
@@ -204,7 +220,7 @@ impl Opening {
         let why = match self.phase {
             Phase::Handshake(_) => Timer::Handshake,
             Phase::Greeting => Timer::Greeting,
-            Phase::Hello(_) | Phase::StartTls | Phase::Auth(_) => Timer::Hello,
+            Phase::Hello(_) | Phase::StartTls | Phase::Token(_) | Phase::Auth(_) => Timer::Hello,
         };
         Progress::Wait(self.until, why)
     }
@@ -221,14 +237,17 @@ impl Opening {
             }
             // RFC 3207 §4.2: "the client SHOULD send an EHLO command as the first command".
             Phase::Handshake(Asked::StartTls) => Ok(Say::Hello(hello(setup.lane))),
-            Phase::Greeting | Phase::Hello(_) | Phase::StartTls | Phase::Auth(_) => {
-                Ok(Say::Nothing)
-            }
+            Phase::Greeting
+            | Phase::Hello(_)
+            | Phase::StartTls
+            | Phase::Token(_)
+            | Phase::Auth(_) => Ok(Say::Nothing),
         }
     }
 
     fn heard(&mut self, reply: Reply, link: &mut Link, setup: &Setup<'_>) -> Result<Say, Stop> {
         let failed = |stage, reply| Err(Progress::Failed(stage, Finding::Reply(reply)));
+        let renews = self.may_renew(&reply);
         match (&mut self.phase, reply.severity()) {
             (Phase::Greeting, Severity::Success) => Ok(Say::Hello(hello(setup.lane))),
             (Phase::Hello(_), Severity::Success) => after_hello(link, setup),
@@ -252,9 +271,21 @@ impl Opening {
                     .map_err(|why| login_failed(why.to_string()))
             }
             (Phase::Auth(_), Severity::Success) => Ok(Say::Done),
-            (Phase::Greeting | Phase::Hello(_) | Phase::Auth(_) | Phase::StartTls, _) => {
-                failed(self.stage(), reply)
+            (Phase::Auth(_), Severity::Permanent) if renews => {
+                let mechanism = token_mechanism(link, setup);
+                let refused = self.shown.as_ref().map(|(token, _)| token.clone());
+                mechanism
+                    .map(|mechanism| Say::Token(mechanism, refused))
+                    .ok_or(Progress::Failed(Stage::Auth, Finding::Reply(reply)))
             }
+            (
+                Phase::Greeting
+                | Phase::Hello(_)
+                | Phase::Token(_)
+                | Phase::Auth(_)
+                | Phase::StartTls,
+                _,
+            ) => failed(self.stage(), reply),
             (Phase::Handshake(_), _) => failed(Stage::Tls, reply),
         }
     }
@@ -274,16 +305,13 @@ impl Opening {
                 link.send(Connection::start_tls)
             }
             Say::Auth(mechanism) => {
-                let Some(login) = &setup.lane.login else {
+                let Some((client, initial)) = start_login(mechanism, link, setup) else {
                     return Progress::Ready;
                 };
-                let (client, initial) = start_login(mechanism, login, link, setup.rng);
                 self.phase = Phase::Auth(client);
-                let Some(name) = Mechanism::from_name(mechanism.name()) else {
-                    return login_failed(format!("{mechanism} is unknown"));
-                };
-                link.send(|smtp, wire| smtp.auth(name, initial.as_deref(), wire))
+                say_auth(mechanism, initial.as_deref(), link)
             }
+            Say::Token(mechanism, refused) => return self.get_token(mechanism, refused, setup),
             Say::Respond(response) => link.send(|smtp, wire| smtp.auth_respond(&response, wire)),
         };
         self.until = setup.now.instant + HELLO;
@@ -292,6 +320,66 @@ impl Opening {
             // The client knows better than we do what the host can still be told.
             Err(why) => {
                 Progress::Failed(self.stage(), Finding::Lost(Loss::Protocol(why.to_string())))
+            }
+        }
+    }
+
+    /// Whether another token may be taken: once, if this one is refused for good. RFC 7628 §3.2.2 has a
+    /// client get a new one where the status is that of an invalid token.
+    fn may_renew(&self, reply: &Reply) -> bool {
+        let first = matches!(self.shown, Some((_, Shown::First)));
+        first && reply.code().number() == 535
+    }
+
+    fn get_token(
+        &mut self,
+        mechanism: sasl::Mechanism,
+        refused: Option<Token>,
+        setup: &Setup<'_>,
+    ) -> Progress {
+        let login = setup.lane.login.as_ref();
+        let Some(LoginSecret::Token(source)) = login.map(|login| &login.secret) else {
+            return login_failed("the route has no token".to_owned());
+        };
+        self.phase = Phase::Token(mechanism);
+        Progress::Ask(Request::Token {
+            source: source.clone(),
+            refused,
+        })
+    }
+
+    /// The runtime has a token, or says why not.
+    pub(super) fn token(
+        &mut self,
+        token: Result<Token, String>,
+        link: &mut Link,
+        setup: &mut Setup<'_>,
+    ) -> Progress {
+        let (Phase::Token(mechanism), Some(login)) = (&self.phase, &setup.lane.login) else {
+            return login_failed("a token that nobody asked for".to_owned());
+        };
+        let mechanism = *mechanism;
+        let token = match token {
+            Ok(token) => token,
+            Err(why) => return login_failed(why),
+        };
+        let bearer = sasl::Bearer {
+            name: Some(login.username.clone()),
+            token: token.0.clone(),
+        };
+        let (host, port) = (link.candidate.host.clone(), link.candidate.address.port());
+        let (client, initial) = sasl::Client::bearer(mechanism, &bearer, &host, port);
+        let shown = match self.shown {
+            None => Shown::First,
+            Some(_) => Shown::Second,
+        };
+        self.shown = Some((token, shown));
+        self.phase = Phase::Auth(client);
+        self.until = setup.now.instant + HELLO;
+        match say_auth(mechanism, initial.as_deref(), link) {
+            Ok(()) => self.wait(),
+            Err(why) => {
+                Progress::Failed(Stage::Auth, Finding::Lost(Loss::Protocol(why.to_string())))
             }
         }
     }
@@ -312,9 +400,11 @@ impl Opening {
                 Ok(()) => Progress::Ready,
                 Err(why) => login_failed(why.to_string()),
             },
-            Phase::Handshake(_) | Phase::Greeting | Phase::Hello(_) | Phase::StartTls => {
-                Progress::Ready
-            }
+            Phase::Handshake(_)
+            | Phase::Greeting
+            | Phase::Hello(_)
+            | Phase::StartTls
+            | Phase::Token(_) => Progress::Ready,
         }
     }
 }
@@ -341,32 +431,65 @@ fn after_hello(link: &Link, setup: &Setup<'_>) -> Result<Say, Stop> {
             Err(fault) => return Err(Progress::Failed(Stage::Tls, Finding::Tls(fault))),
         }
     }
-    if setup.lane.login.is_none() {
-        return Err(Progress::Ready);
-    }
-    let mechanisms = offers.mechanisms.iter().map(Mechanism::name);
-    match sasl::Mechanism::best(mechanisms, link.tls_exporter().as_ref()) {
-        Some(mechanism) => Ok(Say::Auth(mechanism)),
-        None => Err(login_failed(
-            "the host offers no AUTH mechanism that we know".to_owned(),
-        )),
-    }
+    let login = setup.lane.login.as_ref();
+    let say = match login.map(|login| &login.secret) {
+        None => return Err(Progress::Ready),
+        Some(LoginSecret::Password(_)) => password_mechanism(link, setup).map(Say::Auth),
+        Some(LoginSecret::Token(_)) => {
+            token_mechanism(link, setup).map(|mechanism| Say::Token(mechanism, None))
+        }
+    };
+    say.ok_or_else(|| match login.and_then(|login| login.mechanism) {
+        Some(mechanism) => login_failed(format!("the host does not offer {mechanism}")),
+        None => login_failed("the host offers no AUTH mechanism that fits the secret".to_owned()),
+    })
+}
+
+/// How to show a password: as the route says, or in the best way that the host offers.
+fn password_mechanism(link: &Link, setup: &Setup<'_>) -> Option<sasl::Mechanism> {
+    sasl::Mechanism::best(offered(link, setup), link.tls_exporter().as_ref())
+}
+
+/// The same for a token.
+fn token_mechanism(link: &Link, setup: &Setup<'_>) -> Option<sasl::Mechanism> {
+    sasl::Mechanism::best_for_token(offered(link, setup))
+}
+
+/// What the host offers, as far as the route wants it.
+fn offered<'a>(link: &'a Link, setup: &Setup<'_>) -> impl Iterator<Item = &'static str> + use<'a> {
+    let wanted = setup.lane.login.as_ref().and_then(|login| login.mechanism);
+    let names = link.offers().mechanisms.iter().map(Mechanism::name);
+    names.filter(move |name| wanted.is_none_or(|wanted| wanted.name() == *name))
 }
 
 fn start_login(
     mechanism: sasl::Mechanism,
-    login: &Login,
     link: &Link,
-    rng: &mut Rng,
-) -> (sasl::Client, Option<Vec<u8>>) {
+    setup: &mut Setup<'_>,
+) -> Option<(sasl::Client, Option<Vec<u8>>)> {
+    let login = setup.lane.login.as_ref()?;
+    let LoginSecret::Password(password) = &login.secret else {
+        return None;
+    };
     let binding = link.tls_exporter();
-    sasl::Client::start(
+    let (username, rng) = (&login.username, &mut *setup.rng);
+    Some(sasl::Client::start(
         mechanism,
-        &login.username,
-        &login.password,
+        username,
+        password,
         binding.as_ref(),
         rng,
-    )
+    ))
+}
+
+fn say_auth(
+    mechanism: sasl::Mechanism,
+    initial: Option<&[u8]>,
+    link: &mut Link,
+) -> Result<(), SendError> {
+    let name = Mechanism::from_name(mechanism.name());
+    let name = name.ok_or(SendError::NotOffered(Extension::Auth))?;
+    link.send(|smtp, wire| smtp.auth(name, initial, wire))
 }
 
 fn login_failed(why: String) -> Progress {

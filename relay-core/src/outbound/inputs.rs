@@ -31,6 +31,10 @@ impl Delivery {
             (State::Connecting(candidate, _), Answer::Connected(answer)) => {
                 self.connected(candidate, answer);
             }
+            (State::Opening(mut link, mut opening), Answer::Token(answer)) => {
+                let progress = opening.token(answer, &mut link, &mut self.setup());
+                self.opened(link, opening, progress);
+            }
             (State::Loading(link), Answer::Loaded(answer)) => self.loaded(link, answer),
             (State::Naming(place, old), Answer::Loaded(answer)) => {
                 self.named(place, old, answer.ok());
@@ -48,6 +52,7 @@ impl Delivery {
                     | Answer::Alias(_)
                     | Answer::Connected(_)
                     | Answer::Loaded(_)
+                    | Answer::Token(_)
                     | Answer::Next(_) => transaction.lost(unasked(), &mut link, work),
                 };
                 self.sent(link, transaction, progress);

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{HostPort, Protocol, TlsLevel, TlsMode};
+use crate::config::{HostPort, Protocol, TlsLevel, TlsMode, TokenSource};
 use crate::dns::{AddressAnswer, AliasAnswer, Mx, TlsaAnswer};
 use crate::engine::Next;
 use crate::id::MessageId;
 use crate::queue::handling::TlsWish;
 use crate::queue::message::{Body, Message};
 use crate::queue::store::{LoadFailed, Place};
+use crate::sasl::Mechanism;
 use crate::time::Instant;
 
 /// What the receiver sees of us as one: a set of MX hosts (or a route's hosts) × an egress source.
@@ -79,13 +80,34 @@ impl Hop {
     }
 }
 
-/// A user and password for a smart host.
+/// A user of a smart host.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The user's name.
     pub username: String,
-    /// The password.
-    pub password: String,
+    /// What proves it.
+    pub secret: LoginSecret,
+    /// The mechanism; none for the best that the host offers.
+    pub mechanism: Option<Mechanism>,
+}
+
+/// What proves a user to a smart host.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum LoginSecret {
+    /// A password.
+    Password(String),
+    /// A bearer token from there.
+    Token(TokenSource),
+}
+
+/// A bearer token. It is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 impl std::fmt::Debug for Login {
@@ -157,6 +179,13 @@ pub enum Request {
     Flush,
     /// Tell the engine. Answered by `Next`.
     Report(Report),
+    /// Get a bearer token. Answered by `Token`.
+    Token {
+        /// Where from.
+        source: TokenSource,
+        /// One that the host did not take: another one is wanted.
+        refused: Option<Token>,
+    },
 }
 
 /// What the runtime answers.
@@ -178,6 +207,8 @@ pub enum Answer {
     Flushed,
     /// To `Report`.
     Next(Next),
+    /// To `Token`: a token, or why there is none.
+    Token(Result<Token, String>),
 }
 
 /// What a delivery tells the engine.

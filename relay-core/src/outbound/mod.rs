@@ -38,8 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use io::{
-    Answer, Evidence, Hop, Job, Lane, Loaded, Login, Outcome, Reason, Report, Request,
-    TlsFailureKind, TlsPolicyType, TlsSession, Tried,
+    Answer, Evidence, Hop, Job, Lane, Loaded, Login, LoginSecret, Outcome, Reason, Report, Request,
+    TlsFailureKind, TlsPolicyType, TlsSession, Token, Tried,
 };
 
 pub(crate) use plan::embedded;
@@ -156,6 +156,10 @@ impl Delivery {
         match progress {
             connect::Progress::Wait(until, why) => {
                 self.read(until, why);
+                self.state = State::Opening(link, opening);
+            }
+            connect::Progress::Ask(request) => {
+                self.ask(request);
                 self.state = State::Opening(link, opening);
             }
             connect::Progress::Ready => {

@@ -324,6 +324,8 @@ pub(super) fn route(domain: &str, sink: &Sink) -> Route {
         username: None,
         password_file: None,
         password: None,
+        token: None,
+        mechanism: None,
     }
 }
 

@@ -790,6 +790,9 @@ impl World {
                 Some(outbound::Answer::Body(store.spool_read(id, offset, max)))
             }
             outbound::Request::Flush => Some(outbound::Answer::Flushed),
+            outbound::Request::Token { .. } => Some(outbound::Answer::Token(Err(
+                "nobody has tokens here".into(),
+            ))),
             outbound::Request::Report(mut report) => {
                 if id.0 >= 1_000_000 {
                     return Some(outbound::Answer::Next(Next::Quit));

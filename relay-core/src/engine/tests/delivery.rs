@@ -447,6 +447,8 @@ fn routes_go_before_names_and_the_first_match_wins() {
         username: Some("u".into()),
         password_file: None,
         password: Some("p".into()),
+        token: None,
+        mechanism: None,
     };
     let domain = |text| Domain::parse(text).unwrap();
     config.routes = vec![

@@ -6,6 +6,7 @@ use smtp_proto::{AuthParam, ByMode, Priority};
 use super::sink::{Act, say};
 use super::tls::Authority;
 use super::*;
+use crate::outbound::LoginSecret;
 use crate::queue::handling::{Deadline, TlsWish};
 
 fn handled(handling: Handling) -> Mail {
@@ -92,7 +93,8 @@ fn the_submitter_is_named_to_hosts_that_know_us() {
         world.lane.route = true;
         world.lane.login = login.then(|| Login {
             username: "user".into(),
-            password: "secret".into(),
+            secret: LoginSecret::Password("secret".into()),
+            mechanism: None,
         });
         assert_eq!(world.run().fates(), "d");
         assert_eq!(

@@ -115,6 +115,7 @@ impl Mail {
 
 /// Everything outside the delivery.
 struct World {
+    pub(super) tokens: VecDeque<String>,
     now: Now,
     config: Config,
     lane: Lane,
@@ -159,6 +160,8 @@ enum Host {
 /// What a delivery did.
 #[derive(Debug, Default)]
 struct Run {
+    /// For each token that was asked for: the one that was refused before.
+    pub(super) refused_tokens: Vec<Option<String>>,
     connects: Vec<SocketAddr>,
     resolves: Vec<String>,
     reports: Vec<Report>,
@@ -168,6 +171,7 @@ struct Run {
 impl World {
     fn new() -> Self {
         Self {
+            tokens: VecDeque::new(),
             now: Now {
                 instant: Instant::default(),
                 unix: START,
@@ -393,6 +397,15 @@ impl World {
                         Answer::Connected(Err(std::io::ErrorKind::TimedOut))
                     }
                 }
+            }
+            Request::Token { refused, .. } => {
+                run.refused_tokens.push(refused.map(|token| token.0));
+                let none = Err("no token is left".to_owned());
+                Answer::Token(
+                    self.tokens
+                        .pop_front()
+                        .map_or(none, |token| Ok(Token(token))),
+                )
             }
             Request::Load(id, _) => Answer::Loaded(self.store[&id].clone()),
             Request::ReadBody { id, offset, max } => {

@@ -6,6 +6,7 @@ use rustls_pki_types::PrivateKeyDer;
 use super::sink::{Act, say};
 use super::*;
 use crate::channel::ServerTls;
+use crate::outbound::LoginSecret;
 
 const LEVELS: [TlsLevel; 4] = [
     TlsLevel::None,
@@ -305,9 +306,58 @@ fn smart_host(script: Script, authority: &Authority) -> World {
     world.lane.route = true;
     world.lane.login = Some(Login {
         username: "user".into(),
-        password: "secret".into(),
+        secret: LoginSecret::Password("secret".into()),
+        mechanism: None,
     });
     world
+}
+
+#[test]
+fn a_token_that_is_refused_is_fetched_anew_once() {
+    use crate::config::TokenSource;
+    let authority = Authority::new();
+    for (tokens, asked, fates) in [
+        (&["secret"][..], &[None][..], "d"),
+        (&["old", "secret"], &[None, Some("old")], "d"),
+        // A 401 of the second one defers the message, and so does a token that cannot be had.
+        (&["old", "older", "secret"], &[None, Some("old")], "f"),
+        (&["old"], &[None, Some("old")], "f"),
+        (&[], &[None], "f"),
+    ] {
+        for (offer, wanted) in [
+            ("AUTH PLAIN XOAUTH2 OAUTHBEARER", None),
+            ("AUTH XOAUTH2", None),
+            (
+                "AUTH XOAUTH2 OAUTHBEARER",
+                Some(crate::sasl::Mechanism::XOAuth2),
+            ),
+        ] {
+            let script = Script::default()
+                .offers(&["PIPELINING", offer])
+                .with_tls(&authority.good());
+            let mut world = smart_host(script, &authority);
+            let login = world.lane.login.as_mut().unwrap();
+            login.secret = LoginSecret::Token(TokenSource::File("/nowhere".into()));
+            login.mechanism = wanted;
+            world.tokens = tokens.iter().map(|&token| token.to_owned()).collect();
+            let run = world.run();
+            assert_eq!(run.fates(), fates, "{tokens:?} {offer}");
+            let refused: Vec<_> = run.refused_tokens.iter().map(Option::as_deref).collect();
+            assert_eq!(refused, asked, "{tokens:?} {offer}");
+            if fates == "f" {
+                assert_eq!(reason(run.outcome()).stage, "auth");
+            }
+        }
+    }
+    // Without a mechanism for tokens none is fetched, and nothing is shown.
+    let script = Script::default()
+        .offers(&["PIPELINING", "AUTH PLAIN SCRAM-SHA-256"])
+        .with_tls(&authority.good());
+    let mut world = smart_host(script, &authority);
+    let login = world.lane.login.as_mut().unwrap();
+    login.secret = LoginSecret::Token(TokenSource::Command(vec!["/bin/false".into()]));
+    let run = world.run();
+    assert_eq!((run.fates().as_str(), run.refused_tokens.len()), ("f", 0));
 }
 
 #[test]
@@ -352,7 +402,8 @@ fn no_password_crosses_a_network_in_clear_text() {
     world.lane.route = true;
     world.lane.login = Some(Login {
         username: "user".into(),
-        password: "secret".into(),
+        secret: LoginSecret::Password("secret".into()),
+        mechanism: None,
     });
     world = world.host("localhost", "127.0.0.1", script);
     let run = world.run();
