@@ -68,7 +68,9 @@ fn serve(mut stream: TcpStream, config: &Arc<Config>) -> io::Result<()> {
                     smtp.accept("", &mut wire)
                 }
                 Event::Rcpt(_) | Event::Data { .. } => smtp.accept("", &mut wire),
-                Event::Auth(_) => smtp.reject(Rejection::WRONG_CREDENTIALS, "No", &mut wire),
+                Event::Auth(_) | Event::XClient(_) => {
+                    smtp.reject(Rejection::WRONG_CREDENTIALS, "No", &mut wire)
+                }
             };
             verdict.map_err(io::Error::other)?;
         }

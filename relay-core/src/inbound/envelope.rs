@@ -104,12 +104,12 @@ impl Session {
     /// MAIL on. The size and the number of recipients that EHLO offered stay as they were said.
     fn client_now(&mut self, config: Arc<Config>, from: &ReversePath) -> Result<Sender, Refusal> {
         if !Arc::ptr_eq(&config, &self.setup.config) {
-            let before = std::mem::replace(&mut self.setup.config, config);
+            self.setup.config = config;
             self.client = match std::mem::take(&mut self.client) {
                 Client::Nobody => Client::Nobody,
                 Client::Trusted(_) | Client::Stranger => self.client_by_network(),
                 Client::Authenticated(credential) => {
-                    Client::Authenticated(self.still_valid(credential, &before)?)
+                    Client::Authenticated(self.still_valid(credential)?)
                 }
             };
         }
@@ -126,12 +126,8 @@ impl Session {
     /// What a credential has become. One that was proved in another way than would be asked for now, or
     /// that may not be used from here any more, has to be proved again, on a new connection. One of an
     /// embedder's own check is none of the configuration's.
-    fn still_valid(
-        &self,
-        credential: Arc<Credential>,
-        before: &Config,
-    ) -> Result<Arc<Credential>, Refusal> {
-        if before.credential(&credential.name) != Some(&credential) {
+    fn still_valid(&self, credential: Arc<Credential>) -> Result<Arc<Credential>, Refusal> {
+        if self.checked_outside {
             return Ok(credential);
         }
         let now = self.setup.config.credential(&credential.name);

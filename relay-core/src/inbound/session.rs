@@ -56,6 +56,8 @@ pub struct Session {
     pub(super) welcome: bool,
     /// A front end said whose connection this is.
     pub(super) spoken_for: bool,
+    /// The embedder's own check gave the credential.
+    pub(super) checked_outside: bool,
     pub(super) auth_failures: u8,
     pub(super) interrupted: bool,
     /// Since when the session waits for what it waits for.
@@ -112,6 +114,7 @@ impl Session {
             transaction: None,
             welcome: false,
             spoken_for: false,
+            checked_outside: false,
             auth_failures: 0,
             interrupted: false,
             since: now.instant,
