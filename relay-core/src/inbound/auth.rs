@@ -89,6 +89,7 @@ impl Exchange {
 impl Session {
     /// The client said AUTH.
     pub(super) fn auth_begins(&mut self, mechanism: Mechanism, initial: Option<&[u8]>) {
+        self.checked_outside = false;
         // Only what is offered comes here, and we speak all that is offered.
         let Some(mechanism) = sasl::Mechanism::from_name(mechanism.name()) else {
             return self.confused();
@@ -216,6 +217,7 @@ impl Session {
             }
             (Exchange::Outside { name }, Answer::Checked(credential)) => {
                 let winner = self.if_allowed_here(credential);
+                self.checked_outside = winner.is_some();
                 self.auth_ends(name, winner, None);
             }
             (
@@ -281,7 +283,10 @@ impl Session {
         credential: Option<Arc<Credential>>,
     ) {
         match self.if_allowed_here(credential) {
-            Some(winner) => self.auth_ends(name, Some(winner), None),
+            Some(winner) => {
+                self.checked_outside = true;
+                self.auth_ends(name, Some(winner), None);
+            }
             None => {
                 let step = sasl.refuse_token();
                 self.auth_goes_on(sasl, step, None);
