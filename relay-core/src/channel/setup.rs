@@ -327,7 +327,7 @@ impl ClientTls {
     #[must_use]
     pub fn judge_server(&self, server: &ServerTls, name: &str, now: UnixTime) -> Verdict {
         match ServerName::try_from(name) {
-            Ok(name) => self.judge(&server.1, &name, now),
+            Ok(name) => self.judge(&server.chain, &name, now),
             Err(_) => Verdict::NotVerified(Flaw::new(
                 FlawKind::Name,
                 &format!("{name} cannot be a certificate's name"),
