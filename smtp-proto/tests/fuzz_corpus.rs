@@ -2,6 +2,9 @@
 
 // The targets stand outside the workspace; what they check is shared by path.
 #[allow(unreachable_pub)]
+#[path = "../../fuzz/src/calls.rs"]
+mod calls;
+#[allow(unreachable_pub)]
 #[path = "../../fuzz/src/codec.rs"]
 mod codec;
 #[allow(unreachable_pub)]
@@ -86,5 +89,12 @@ fn body_codec() {
 fn session() {
     replay("session", |data| {
         session::session(data);
+    });
+}
+
+#[test]
+fn client_calls() {
+    replay("client_calls", |data| {
+        calls::client_calls(data);
     });
 }

@@ -8,6 +8,10 @@
 #[path = "../../fuzz/src/session.rs"]
 mod model;
 
+#[allow(unreachable_pub, missing_docs)]
+#[path = "../../fuzz/src/calls.rs"]
+mod calls;
+
 /// EHLO, then MAIL, RCPT twice and DATA with a body; MAIL, RCPT and two chunks.
 const USUAL: [[u8; 2]; 9] = [
     [0, 5],
@@ -68,4 +72,28 @@ fn some_thousands_of_random_sequences() {
 #[ignore = "the full run, for a release build"]
 fn a_million_random_sequences() {
     run(0..1_000_000);
+}
+
+/// Any calls on the client, three of four of them what comes next in a transaction.
+#[test]
+fn some_thousands_of_random_calls_on_a_client() {
+    let usual = [1, 9, 13, 13, 17, 21, 23, 9, 13, 25, 27];
+    let (sequences, mut carried_out) = (20_000, 0);
+    for nr in 0..sequences {
+        let mut numbers = Numbers(nr << 32);
+        let (mut next, mut data) = (usual.iter().cycle(), vec![0, 0]);
+        for _ in 0..numbers.next() % 60 {
+            let [what, which, chance, ..] = numbers.next().to_le_bytes();
+            match (chance % 4, next.next()) {
+                (0..3, Some(&call)) => data.extend([call, which, 0, which & 0x87]),
+                _ => data.extend([what, which]),
+            }
+        }
+        let outcome = std::panic::catch_unwind(|| calls::client_calls(&data));
+        let Ok(calls) = outcome else {
+            panic!("sequence {nr}: {data:?}");
+        };
+        carried_out += calls as u64;
+    }
+    assert!(carried_out > 5 * sequences, "{carried_out} calls");
 }
