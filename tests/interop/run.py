@@ -1,11 +1,8 @@
 #!/usr/bin/env python3
 """The relay against clients and servers that we did not write.
 
-<<<<<<< HEAD
-    tests/interop/run.py --binary target/debug/smtp-relay [--only clients,failures,input,dkim,sender] [--case TEXT]
-=======
-    tests/interop/run.py --binary target/debug/smtp-relay [--only clients,failures,input,dkim,dane] [--case TEXT]
->>>>>>> bd9befd (interop: DANE with Postfix, nsd and unbound, and whether posttls-finger agrees; fuzz: TLSA records against certificates; a line of the log names the TLS policy)
+    tests/interop/run.py --binary target/debug/smtp-relay [--only clients,failures,input,dkim,sender,dane,inbound]
+                         [--case TEXT]
 
 Needs what `.ci/install` installs. Without root there is no Postfix (its master needs root), and its cases are skipped.
 KEEP=1 in the environment keeps the temporary folder.
@@ -25,15 +22,12 @@ import test_clients
 import test_dane
 import test_dkim
 import test_failures
+import test_inbound
 import test_input
 import test_sender
 
 TESTS = {"clients": test_clients, "failures": test_failures, "input": test_input, "dkim": test_dkim,
-<<<<<<< HEAD
-         "sender": test_sender}
-=======
-         "dane": test_dane}
->>>>>>> bd9befd (interop: DANE with Postfix, nsd and unbound, and whether posttls-finger agrees; fuzz: TLSA records against certificates; a line of the log names the TLS policy)
+         "sender": test_sender, "dane": test_dane, "inbound": test_inbound}
 SINK, POSTFIX = "127.0.0.10", "127.0.0.11"
 
 

@@ -92,6 +92,7 @@ fn it_takes_mail_for_domains_that_a_route_names_and_no_other() {
     );
 }
 
+/// HDR-03.
 #[test]
 fn results_stand_on_top_and_forged_ones_are_gone() {
     for mode in modes() {

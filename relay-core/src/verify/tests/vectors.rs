@@ -25,6 +25,7 @@ fn vector(name: &str) -> Option<Vec<u8>> {
     Some(text.chars().map(|c| c as u32 as u8).collect())
 }
 
+/// DKIM-01: verifying. What is signed is compared in `sign`.
 #[test]
 fn the_vectors_of_dkimpy() {
     use DkimResult::{Fail, Pass, PermError};
