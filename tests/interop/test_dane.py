@@ -28,8 +28,7 @@ class Case:
 
     def __init__(self, name, tlsa=(), policy=None, rule=None, finger=None, address=TLS, mx=None, lines=()):
         self.name, self.policy, self.rule, self.finger = name, policy, rule, finger
-        self.mx = mx or f"mx.{name}"
-        self.lines = [f"{name} MX 10 {self.mx}"]
+        self.lines = [] if mx == "" else [f"{name} MX 10 {mx or f'mx.{name}'}"]
         if mx is None and address:
             self.lines.append(f"mx.{name} A {address}")
         self.tlsa, self.more = tlsa, lines
@@ -68,6 +67,9 @@ def cases(leaf, root, other):
         Case("none", [], NONE, finger=NO_RECORDS),
         Case("clear", [good], rule="tls-required", finger=NO_TLS, address=CLEAR),
         Case("bogus", ["3 1 1 " + "ab" * 32], rule="dane-lookup", finger=NO_ANSWER),
+        # A domain without MX is its own host.
+        Case("implicit", mx="", policy=DANE, finger=VERIFIED,
+             lines=[f"implicit A {TLS}", f"_PORT._tcp.implicit TLSA {good}"]),
         # A host outside: its TLSA records are signed by nobody, and so is its address.
         Case("outside", mx="mx.plain.", policy=NONE, finger=NO_RECORDS),
         # Aliases: the records are at the end, at the start, or at the start of what leads outside.

@@ -1,6 +1,6 @@
 //! The sections of `relay.toml`, one function each.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::credential::anywhere;
@@ -225,7 +225,25 @@ pub(super) fn dns(draft: &mut Draft, root: &Table<'_, '_>) {
         draft.config.dns.servers = servers;
     }
     set(&mut draft.config.dns.trust_ad, section.flag("trust_ad"));
+    let dns = &draft.config.dns;
+    let far = dns.servers.iter().find(|server| !is_near(server.ip()));
+    if let (true, Some(server)) = (dns.trust_ad, far) {
+        let problem = format!(
+            "is true, and {server} is far away: whoever is on the way there can forge what is signed"
+        );
+        let warning = section.place("trust_ad").error(&problem, "");
+        draft.warnings.push(warning.to_string());
+    }
     section.finish();
+}
+
+/// An address of this host or of a network of one's own. RFC 7672 §2.1.3 asks for a path to the resolver
+/// that can be trusted.
+fn is_near(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
+    }
 }
 
 pub(super) fn delivery(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {

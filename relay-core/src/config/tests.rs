@@ -970,3 +970,20 @@ fn a_route_that_forwards_needs_keys() {
         assert_eq!(parse(&text).is_ok(), fits, "{name} {keys}");
     }
 }
+
+#[test]
+fn a_trusted_resolver_is_near() {
+    let warnings = |server: &str, trust: bool| {
+        let text = format!("[dns]\nservers = [\"{server}\"]\ntrust_ad = {trust}");
+        parse(&text).unwrap().warnings
+    };
+    for near in ["127.0.0.1:53", "10.1.2.3:53", "[::1]:53", "[fd00::1]:53"] {
+        assert_eq!(warnings(near, true), Vec::<String>::new(), "{near}");
+    }
+    for far in ["192.0.2.53:53", "[2001:db8::53]:53"] {
+        assert_eq!(warnings(far, false), Vec::<String>::new());
+        let said = warnings(far, true);
+        assert!(said[0].contains("3: dns.trust_ad"), "{said:?}");
+        assert!(said[0].contains("can forge"), "{said:?}");
+    }
+}

@@ -8,11 +8,12 @@ use super::world::{
     World, bounced, config, deferred, deferred_at, delivered, mail, mx, no_dns, reason,
 };
 use crate::config::{DomainPattern, HostPort, Route, TlsLevel};
-use crate::dns::DnsFailure;
+use crate::dns::{DnsFailure, Mx, MxSet};
 use crate::engine::{Answer, Ask, Input};
 use crate::events::EventKind;
 use crate::id::MessageId;
 use crate::outbound::{Evidence, Outcome};
+use crate::queue::handling::TlsWish;
 use crate::queue::record::Progress;
 use crate::queue::store::{Place, StoreFailed};
 use crate::time::UnixTime;
@@ -609,4 +610,33 @@ fn a_message_that_was_not_loaded_is_told_of_by_index() {
         bounce.unwrap().recipients,
         ["#0@one.example", "#1@one.example"]
     );
+}
+
+/// What DANE rests on: that the answer of DNS was signed reaches the lane, and a job knows its domain and
+/// what its sender said of TLS. RFC 7672 §2.2.1, RFC 8689 §3.
+#[test]
+fn a_delivery_knows_what_is_certain_and_what_is_wished() {
+    for secure in [false, true] {
+        for implicit in [false, true] {
+            let mut world = World::new(config());
+            let answer = MxSet {
+                hosts: vec![Mx {
+                    preference: 0,
+                    host: "one.example".into(),
+                }],
+                implicit,
+                authentic: secure,
+            };
+            world.zone.insert("one.example".into(), Ok(answer));
+            world.submit(&["a@one.example"]);
+            let delivery = world.only();
+            assert_eq!(world.open[&delivery].lane.authentic, secure);
+            assert_eq!(&*world.job(delivery).domain, "one.example");
+            assert_eq!(world.job(delivery).tls, TlsWish::AsConfigured);
+        }
+    }
+    // What an operator or a sender wrote is certain.
+    let mut world = World::new(config());
+    world.submit(&["a@[192.0.2.7]"]);
+    assert!(world.open[&world.only()].lane.authentic);
 }

@@ -6,7 +6,7 @@ use smtp_proto::{ByMode, Notify, Priority};
 
 use super::world::{World, config, deferred, delivered, mail, notify};
 use crate::id::MessageId;
-use crate::queue::handling::{Deadline, Handling};
+use crate::queue::handling::{Deadline, Handling, TlsWish};
 use crate::queue::message::Envelope;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -161,4 +161,22 @@ fn the_more_urgent_go_first() {
     }
     let sorted: Vec<MessageId> = ids.into_iter().map(|(_, id)| id).collect();
     assert_eq!(order, sorted);
+}
+
+/// RFC 8689: a delivery knows it before it reads the message.
+#[test]
+fn what_is_said_of_tls_goes_with_the_job() {
+    for tls in [
+        TlsWish::AsConfigured,
+        TlsWish::Required,
+        TlsWish::NotRequired,
+    ] {
+        let mut world = World::new(config());
+        let handling = Handling {
+            tls,
+            ..Handling::default()
+        };
+        world.submit_envelope(handled(handling));
+        assert_eq!(world.job(world.only()).tls, tls);
+    }
 }
