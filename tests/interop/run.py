@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The relay against clients and servers that we did not write.
 
-    tests/interop/run.py --binary target/debug/smtp-relay [--only clients,failures,input,dkim,sender,dane,inbound]
-                         [--case TEXT]
+    tests/interop/run.py --binary target/debug/smtp-relay [--case TEXT]
+                         [--only clients,failures,input,dkim,sender,dane,inbound,sts]
 
 Needs what `.ci/install` installs. Without root there is no Postfix (its master needs root), and its cases are skipped.
 KEEP=1 in the environment keeps the temporary folder.
@@ -25,9 +25,10 @@ import test_failures
 import test_inbound
 import test_input
 import test_sender
+import test_sts
 
 TESTS = {"clients": test_clients, "failures": test_failures, "input": test_input, "dkim": test_dkim,
-         "sender": test_sender, "dane": test_dane, "inbound": test_inbound}
+         "sender": test_sender, "dane": test_dane, "inbound": test_inbound, "sts": test_sts}
 SINK, POSTFIX = "127.0.0.10", "127.0.0.11"
 
 

@@ -42,6 +42,7 @@ catalogue! {
     hdr_01 hdr_04 hdr_05 hdr_05b hdr_06
     dns_07 dns_08
     dane_01 dane_02 dane_03 dane_04 dane_05
+    sts_01 sts_02 sts_03 sts_05 sts_06
     loop_01 loop_01b loop_02
     dsn_01 dsn_02 dsn_04 dsn_04b
     res_01 res_02 res_05 res_05b res_08

@@ -23,6 +23,7 @@ mod leaving;
 mod logins;
 mod names;
 mod outbound;
+mod policies;
 pub mod random;
 mod relay;
 mod reports;
@@ -123,8 +124,9 @@ impl Got {
 }
 
 /// The catalogue's groups.
-const GROUPS: [&str; 13] = [
-    "EOD", "CMD", "BDAT", "AUTH", "TLS", "OUT", "CLI", "HDR", "DNS", "DANE", "LOOP", "DSN", "RES",
+const GROUPS: [&str; 14] = [
+    "EOD", "CMD", "BDAT", "AUTH", "TLS", "OUT", "CLI", "HDR", "DNS", "DANE", "STS", "LOOP", "DSN",
+    "RES",
 ];
 
 /// Every row, in the order of the catalogue.
@@ -140,6 +142,7 @@ pub fn rows() -> Vec<Row> {
         outbound::rows(),
         dane::rows(),
         reports::rows(),
+        policies::rows(),
     ];
     let mut rows: Vec<Row> = groups.into_iter().flatten().collect();
     rows.sort_by_key(|row| order(row.id));

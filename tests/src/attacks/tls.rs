@@ -94,6 +94,31 @@ pub(super) fn receiver(name: &str) -> Result<Arc<ServerConfig>, Trouble> {
     Ok(receiver_and_certificate(name)?.0)
 }
 
+/// A receiver whose certificate for this name has expired.
+pub(super) fn expired_receiver(name: &str) -> Result<Arc<ServerConfig>, Trouble> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let leaf = params.signed_by(&key, authority()?)?;
+    showing(leaf.der().clone(), &key)
+}
+
+/// A receiver whose certificate for this name is signed by nobody else.
+pub(super) fn self_signed_receiver(name: &str) -> Result<Arc<ServerConfig>, Trouble> {
+    let key = KeyPair::generate()?;
+    let leaf = CertificateParams::new(vec![name.to_owned()])?.self_signed(&key)?;
+    showing(leaf.der().clone(), &key)
+}
+
+fn showing(leaf: CertificateDer<'static>, key: &KeyPair) -> Result<Arc<ServerConfig>, Trouble> {
+    let key = PrivateKeyDer::try_from(key.serialize_der())?;
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf], key)?;
+    Ok(Arc::new(config))
+}
+
 /// The same, and the certificate.
 pub(super) fn receiver_and_certificate(
     name: &str,
