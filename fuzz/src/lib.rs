@@ -9,4 +9,5 @@ pub mod core;
 pub mod session;
 pub mod tlsa;
 pub mod types;
+pub mod verify;
 pub mod wire;

@@ -10,6 +10,10 @@ mod targets;
 #[path = "../../fuzz/src/tlsa.rs"]
 mod tlsa;
 
+#[allow(unreachable_pub, missing_docs)]
+#[path = "../../fuzz/src/verify.rs"]
+mod verify;
+
 use std::path::Path;
 
 /// Runs a check on every input of the corpus; on the seeds that were written by hand also cut short,
@@ -42,6 +46,11 @@ fn replay(target: &str, check: fn(&[u8])) {
 #[test]
 fn config_text() {
     replay("config_text", targets::config_text);
+}
+
+#[test]
+fn verify() {
+    replay("verify", verify::verify);
 }
 
 #[test]

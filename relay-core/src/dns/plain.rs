@@ -30,6 +30,24 @@ pub enum Question {
 pub struct Records(Vec<Data>);
 
 impl Records {
+    /// TXT records, for a program that asks a resolver of its own.
+    #[must_use]
+    pub fn from_texts(texts: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        Self(texts.into_iter().map(Data::Text).collect())
+    }
+
+    /// Addresses, likewise.
+    #[must_use]
+    pub fn from_addresses(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self(addresses.into_iter().map(Data::Address).collect())
+    }
+
+    /// Mail exchangers, the best first, or the names of an address, likewise.
+    #[must_use]
+    pub fn from_names(names: impl IntoIterator<Item = String>) -> Self {
+        Self(names.into_iter().map(Data::Name).collect())
+    }
+
     /// TXT records, each one's strings joined.
     pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().filter_map(|data| match data {
