@@ -38,7 +38,7 @@ catalogue! {
     auth_10 auth_11 auth_13 auth_14
     tls_01 tls_02 tls_05 tls_06 tls_07 tls_08 tls_09 tls_11 tls_12
     out_01 out_02 out_03
-    cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_12 cli_14 cli_15 cli_16 cli_17
+    cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_11b cli_12 cli_14 cli_14b cli_15 cli_16 cli_17
     hdr_01 hdr_04 hdr_05 hdr_05b hdr_06
     dns_07 dns_08
     dane_01 dane_02 dane_03 dane_04 dane_05

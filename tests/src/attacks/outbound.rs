@@ -1,8 +1,10 @@
 //! Group CLI: what a receiver may do to the relay.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use relay_core::config::TlsLevel;
+use relay_core::config::{TlsLevel, TlsMode};
 use relay_core::events::{Attempt, EventKind};
 
 use super::bodies::HEADERS;
@@ -19,8 +21,10 @@ pub(super) fn rows() -> Vec<Row> {
         Row::scene("CLI-08", mixed_recipients),
         Row::scene("CLI-10", eight_bit),
         Row::scene("CLI-11", tls_by_route),
+        Row::scene("CLI-11b", tls_at_once),
         Row::scene("CLI-12", size),
         Row::scene("CLI-14", logins),
+        Row::scene("CLI-14b", login_wanted),
         Row::scene("CLI-15", endless_challenges),
         Row::scene("CLI-16", replies_before_commands),
         Row::scene("CLI-17", odd_offers),
@@ -315,6 +319,47 @@ fn tls_by_route(runtime: Runtime) -> Result<String, Trouble> {
         );
     }
     Ok("10 under TLS, 5 in clear text, none on another's connection".into())
+}
+
+/// CLI-11b: a route says that TLS comes with the first octet, whatever the port; or that it does not.
+fn tls_at_once(runtime: Runtime) -> Result<String, Trouble> {
+    let tls = tls::receiver("127.0.0.1")?;
+    let greeting = [vec![Act::Tls], say("220 mx.server.example ESMTP")].concat();
+    let at_once = Script::default()
+        .with_tls(Arc::clone(&tls))
+        .on("greeting", greeting);
+    let later = Script::default().with_tls(tls);
+    for (script, mode) in [(at_once, TlsMode::Implicit), (later, TlsMode::StartTls)] {
+        let sink = Sink::start(script)?;
+        let relay = Relay::start(runtime, |config| {
+            let mut route = route("server.example", &sink);
+            (route.tls, route.tls_mode) = (Some(TlsLevel::Verify), Some(mode));
+            config.routes.push(route);
+        })?;
+        relay.submit(TO, &message())?;
+        let fate = fate(&relay)?;
+        ensure!(fate.what == "delivered", "{mode:?}: {fate:?}");
+        ensure!(sink.wait(1)?[0].tls, "{mode:?}: in clear text");
+        let notes = sink.notes();
+        let asked = notes.commands.iter().any(|(line, _)| line == "STARTTLS");
+        ensure!(asked == (mode == TlsMode::StartTls), "{notes:?}");
+    }
+    Ok("delivered under TLS".into())
+}
+
+/// CLI-14b: a smart host that wants a login which the route has not is not the end of the message.
+fn login_wanted(runtime: Runtime) -> Result<String, Trouble> {
+    let mut got = Vec::new();
+    for command in ["mail", "rcpt"] {
+        let asks = say("530 5.7.0 Authentication required");
+        let (fate, _) = try_out(runtime, Script::default().on(command, asks))?;
+        let reason = &fate.attempt.reason;
+        ensure!(fate.what == "deferred", "{fate:?}");
+        ensure!(reason.rule == "route-login", "{fate:?}");
+        ensure!(reason.text.contains("`username`"), "{fate:?}");
+        got.push(fate.words());
+    }
+    Ok(got.join(", "))
 }
 
 /// CLI-12.
