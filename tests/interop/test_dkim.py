@@ -1,4 +1,4 @@
-"""What the relay signs verifies with dkimpy and with OpenDKIM: RSA and Ed25519, on a thousand different messages."""
+"""DKIM-05: what the relay signs verifies with dkimpy and with OpenDKIM: RSA and Ed25519, on a thousand different messages."""
 
 import base64
 import random

@@ -200,7 +200,8 @@ pub struct Rate {
 /// `[limits]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest message, in octets.
+    /// The largest message, in octets as the client sends it: what the relay puts before it (Received,
+    /// signatures) comes on top.
     pub message_size: u64,
     /// The memory to plan with, in octets: for connections and for messages on their way. None for all
     /// that the machine or its control group has.

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{World, config, deferred_at, delivered};
+use crate::bounce::return_path::Keyring;
+use crate::config::{Config, SigningDomain};
 use crate::engine::Input;
 use crate::id::DeliveryId;
+use crate::rng::Rng;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -86,11 +89,23 @@ fn shutdown_and_a_new_configuration_let_it_go() {
     world.input(Input::ShutDown);
     assert!(has_quit(&world, delivery));
 
-    let (mut world, delivery) = holding(config());
-    let mut config = config();
-    config.delivery.port = 2525;
-    world.input(Input::Reload(Arc::new(config)));
-    assert!(has_quit(&world, delivery));
+    // A delivery keeps the configuration that it began with: its port, its return paths.
+    let port: fn(&mut Config) = |config| config.delivery.port = 2525;
+    let path: fn(&mut Config) = |config| {
+        let domain = SigningDomain::new("example.com".parse().unwrap());
+        config.domains.push(Arc::new(domain));
+    };
+    let keys: fn(&mut Config) = |config| {
+        let keys = Keyring::generate(&mut Rng::from_number(1));
+        config.return_path_keys = Some(Arc::new(keys));
+    };
+    for change in [port, path, keys] {
+        let (mut world, delivery) = holding(config());
+        let mut config = config();
+        change(&mut config);
+        world.input(Input::Reload(Arc::new(config)));
+        assert!(has_quit(&world, delivery));
+    }
 }
 
 #[test]

@@ -91,6 +91,17 @@ fn a_message_of_a_domain_with_keys_is_signed() {
         unix,
     };
     let id = MessageId::from_u64(1);
+    // The limit is for what the client sends: what comes before it does not count.
+    let mut full = draft("From: a@example.com\r\n\r\n");
+    let size_max = usize::try_from(config.limits.message_size).unwrap();
+    full.message.resize(size_max - 2, b'x');
+    full.message.extend_from_slice(b"\r\n");
+    let prepared = prepare(&config, full.clone(), id, now).unwrap();
+    assert!(prepared.submission.size > config.limits.message_size);
+    assert!(!prepared.submission.prefix.is_empty());
+    full.message.insert(size_max - 2, b'x');
+    let refusal = prepare(&config, full, id, now).unwrap_err();
+    assert_eq!(refusal.why.to_string(), "552 5.3.4");
     for (from, by) in [
         ("a@example.com", "example.com: e1 ed25519-sha256"),
         (
