@@ -8,7 +8,8 @@ use smtp_proto::Domain;
 use super::credential::is_or_is_under;
 use super::parse::{Draft, FileUse};
 use super::sections::{Table, count, file, set};
-use super::{DkimKey, KeyState, ReturnPath, ReturnPathState, SigningDomain, value};
+use super::value::{Kind, unreadable};
+use super::{DkimKey, KeyState, PreflightMode, ReturnPath, ReturnPathState, SigningDomain, value};
 
 pub(super) fn domains(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
     for section in root.sections("domain") {
@@ -47,7 +48,7 @@ fn keys(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Vec<Dki
                 "one key a selector",
             );
         }
-        let state = key.value("state", &value::KEY_STATE);
+        let state = key.value("state", &KEY_STATE);
         if let (Some(selector), Some(key_file)) = (selector, key_file) {
             keys.push(DkimKey {
                 selector,
@@ -66,7 +67,7 @@ fn return_path(
     section: &Table<'_, '_>,
     name: Option<&Domain>,
 ) -> Option<ReturnPath> {
-    let state = section.value("return_path_state", &value::RETURN_PATH_STATE);
+    let state = section.value("return_path_state", &RETURN_PATH_STATE);
     if state.is_some() && !section.has("return_path") {
         section.missing("return_path", value::HOSTNAME.allowed);
     }
@@ -104,18 +105,56 @@ fn one_section(draft: &Draft, section: &Table<'_, '_>, name: &Domain) {
 /// `preflight = "tag"`, or a `[preflight]` table that says more.
 pub(super) fn preflight(draft: &mut Draft, root: &Table<'_, '_>) {
     if !root.is_section("preflight") {
-        let mode = root.value("preflight", &value::PREFLIGHT);
+        let mode = root.value("preflight", &PREFLIGHT);
         return set(&mut draft.config.preflight.mode, mode);
     }
     let Some(section) = root.section("preflight") else {
         return;
     };
     let preflight = &mut draft.config.preflight;
-    set(
-        &mut preflight.mode,
-        section.value("mode", &value::PREFLIGHT),
-    );
+    set(&mut preflight.mode, section.value("mode", &PREFLIGHT));
     let recipients = count(&section, "bulk_recipients", 100_000);
     set(&mut preflight.bulk_recipients, recipients);
     section.finish();
+}
+
+const KEY_STATE: Kind<KeyState> = Kind {
+    allowed: "\"signing\", \"pending\", \"retired\"",
+    parse: key_state,
+};
+
+const RETURN_PATH_STATE: Kind<ReturnPathState> = Kind {
+    allowed: "\"active\", \"pending\"",
+    parse: return_path_state,
+};
+
+const PREFLIGHT: Kind<PreflightMode> = Kind {
+    allowed: "\"off\", \"tag\", \"reject\"",
+    parse: preflight_mode,
+};
+
+fn key_state(text: &str) -> Result<KeyState, String> {
+    match text {
+        "signing" => Ok(KeyState::Signing),
+        "pending" => Ok(KeyState::Pending),
+        "retired" => Ok(KeyState::Retired),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn return_path_state(text: &str) -> Result<ReturnPathState, String> {
+    match text {
+        "active" => Ok(ReturnPathState::Active),
+        "pending" => Ok(ReturnPathState::Pending),
+        _ => Err(unreadable(text)),
+    }
+}
+
+fn preflight_mode(text: &str) -> Result<PreflightMode, String> {
+    match text {
+        "off" => Ok(PreflightMode::Off),
+        "tag" => Ok(PreflightMode::Tag),
+        "reject" => Ok(PreflightMode::Reject),
+        _ => Err(unreadable(text)),
+    }
 }

@@ -11,8 +11,7 @@ use smtp_proto::{Domain, Mailbox};
 use super::credential::a_labels;
 use super::{
     CertificatePattern, Demand, DmarcAction, DomainPattern, HostPort, InDoubt, IpFamilies,
-    KeyState, ListenerTls, PreflightMode, Protocol, Rate, ReturnPathState, Role, SenderPattern,
-    TlsLevel, TlsMode,
+    ListenerTls, Protocol, Rate, Role, SenderPattern, TlsLevel, TlsMode,
 };
 use crate::sasl::{Mechanism, Proof, Verifier};
 
@@ -230,57 +229,16 @@ pub(super) const SELECTOR: Kind<String> = Kind {
     parse: selector,
 };
 
-pub(super) const KEY_STATE: Kind<KeyState> = Kind {
-    allowed: "\"signing\", \"pending\", \"retired\"",
-    parse: key_state,
-};
-
-pub(super) const RETURN_PATH_STATE: Kind<ReturnPathState> = Kind {
-    allowed: "\"active\", \"pending\"",
-    parse: return_path_state,
-};
-
-pub(super) const PREFLIGHT: Kind<PreflightMode> = Kind {
-    allowed: "\"off\", \"tag\", \"reject\"",
-    parse: preflight,
-};
-
 pub(super) const IP: Kind<IpAddr> = Kind {
     allowed: "an IP address, such as \"192.0.2.1\" or \"2001:db8::1\"",
     parse: ip,
 };
 
-fn return_path_state(text: &str) -> Result<ReturnPathState, String> {
-    match text {
-        "active" => Ok(ReturnPathState::Active),
-        "pending" => Ok(ReturnPathState::Pending),
-        _ => Err(unreadable(text)),
-    }
-}
-
-fn preflight(text: &str) -> Result<PreflightMode, String> {
-    match text {
-        "off" => Ok(PreflightMode::Off),
-        "tag" => Ok(PreflightMode::Tag),
-        "reject" => Ok(PreflightMode::Reject),
-        _ => Err(unreadable(text)),
-    }
-}
-
 fn ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| unreadable(text))
 }
 
-fn key_state(text: &str) -> Result<KeyState, String> {
-    match text {
-        "signing" => Ok(KeyState::Signing),
-        "pending" => Ok(KeyState::Pending),
-        "retired" => Ok(KeyState::Retired),
-        _ => Err(unreadable(text)),
-    }
-}
-
-fn unreadable(text: &str) -> String {
+pub(super) fn unreadable(text: &str) -> String {
     format!("{text:?} cannot be read")
 }
 
