@@ -2,6 +2,7 @@
 """kill -9 under load, round after round, with a client that keeps a ledger.
 
     tests/bench/kill9.py --binary target/release/smtp-relay --rounds 200
+    tests/bench/kill9.py --postfix --rounds 50      the reference, in the same harness; clients without TLS alone
 
 Clients send without pause, half of them from a trusted network, half over TLS with AUTH. Each message has two recipients in two
 domains, and its digest; some are larger than what the relay keeps in memory. A sink takes them, and turns one
@@ -151,7 +152,9 @@ def main():
     args = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    args.add_argument("--binary", required=True)
+    which = args.add_mutually_exclusive_group(required=True)
+    which.add_argument("--binary")
+    which.add_argument("--postfix", action="store_true")
     args.add_argument("--rounds", type=int, default=200)
     args.add_argument("--clients", type=int, default=8)
     args.add_argument("--connections", type=int, default=10, help="connections_per_lane")
@@ -161,9 +164,10 @@ def main():
     )
     given = args.parse_args()
     seed = given.seed if given.seed is not None else random.randrange(1 << 32)
-    print(f"# {given.binary}, {given.rounds} rounds, seed {seed}", flush=True)
+    print(f"# {given.binary or 'postfix'}, {given.rounds} rounds, seed {seed}", flush=True)
     try:
-        return run(given, random.Random(seed))
+        rounds = run_postfix if given.postfix else run
+        return rounds(given, random.Random(seed))
     except Failed as why:
         print(f"FAILED: {why}")
         return 1
@@ -215,6 +219,48 @@ def run(given, dice):
     taken = sink.taken()
     sink.stop()
     return tell(ledger, taken, status, starts, kills, in_recovery, time.monotonic() - began)
+
+
+def run_postfix(given, dice):
+    """Postfix's master and all its processes are killed. What it does is shown, not judged."""
+    from servers import Postfix
+
+    folder = Folder("kill9-", given.folder)
+    sink = Sink(port := free_port(), defer_percent=10)
+    server = Postfix(folder, port)
+    home = folder.make("queue")
+    ledger, stop, kills, starts = Ledger(), threading.Event(), [], []
+    clients = [Client(n, server, ledger, None, stop) for n in range(given.clients)]
+    began = time.monotonic()
+    for client in clients:
+        client.start()
+    for _ in range(given.rounds):
+        started = time.monotonic()
+        server.start(home)
+        starts.append(time.monotonic() - started)
+        time.sleep(dice.uniform(0.1, 1.2))
+        server.kill()
+        kills.append(time.monotonic())
+    stop.set()
+    server.start(home)
+    for client in clients:
+        client.join(70)
+    server.drain(300)
+    taken, again, cuts, damaged, _ = sink.taken()
+    server.kill()
+    sink.stop()
+    lost = [key for key in ledger.expected() if key not in taken]
+    settled = [key for key, _, was_in_flight in again if not was_in_flight]
+    starts.sort()
+    print(
+        f"""
+| kills | messages with a 250 | recipients due | lost | damaged | duplicates | in flight at the kills | of the duplicates, not in flight | start, median |
+|---|---|---|---|---|---|---|---|---|
+| {len(kills)} | {len(ledger.acked)} | {len(ledger.expected())} | {len(lost)} | {len(damaged)} | {len(again)} | {len(cuts)} | {len(settled)} | {starts[len(starts) // 2]:.2f} s |
+
+{time.monotonic() - began:.0f} s in all"""
+    )
+    return 0
 
 
 def is_empty(status):

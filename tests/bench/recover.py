@@ -8,6 +8,7 @@ started on it twice: with its checkpoints, and without (they are removed, as if 
 """
 
 import argparse
+import json
 import pathlib
 import re
 import shutil
@@ -20,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop
 
 from harness.base import Folder, check, free_port, wait_for
 from harness.relay import Relay
-from powercut import Unix
+from servers import Unix
 from sink import Sink
 
 TARGET = pathlib.Path(__file__).resolve().parents[2] / "target" / "release"
@@ -32,8 +33,6 @@ def memory(pid, key):
 
 
 def status(relay):
-    import json
-
     conn = Unix(relay.data / "admin.sock")
     conn.request("GET", "/api/v1/status")
     return json.loads(conn.getresponse().read())
