@@ -32,6 +32,11 @@ def memory(pid, key):
     return int(re.search(rf"^{key}:\s+(\d+)", text, re.M)[1]) / 1024
 
 
+def cpu(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
 def status(relay):
     conn = Unix(relay.data / "admin.sock")
     conn.request("GET", "/api/v1/status")
@@ -42,7 +47,7 @@ def measure(relay, sink, count, what):
     began = time.monotonic()
     greeted = relay.start(300)
     with smtplib.SMTP("127.0.0.1", relay.plain_port, timeout=120) as client:
-        client.sendmail("new@sender.test", ["new@now.test"], "X-Ledger: new\r\nX-Digest: 0\r\n\r\nnew\r\n")
+        client.sendmail("new@sender.test", ["new@now.test"], "From: <new@sender.test>\r\nX-Ledger: new\r\nX-Digest: 0\r\n\r\nnew\r\n")
     taken = time.monotonic() - began
     wait_for("the new message is delivered", lambda: sink.taken()[0], 300, 0.02)
     delivered = time.monotonic() - began
@@ -53,7 +58,7 @@ def measure(relay, sink, count, what):
     check(now["queued"] == count, "in the queue:", now["queued"], "of", count)
     pid = relay.child.pid
     print(
-        f"| {relay.binary.name} | {what} | {greeted:.2f} | {taken:.2f} | {delivered:.2f} | {recovered:.1f} | "
+        f"| {relay.binary.name} | {what} | {greeted:.2f} | {taken:.2f} | {delivered:.2f} | {recovered:.1f} | {cpu(pid):.1f} | "
         f"{memory(pid, 'VmHWM'):.0f} | {memory(pid, 'VmRSS'):.0f} | {first['store'].get('recovering') or 'done'} |",
         flush=True,
     )
@@ -73,8 +78,8 @@ def main():
     subprocess.run([given.fill, folder / "queue", str(given.messages)], check=True)
     size = sum(file.stat().st_size for file in (folder / "queue").rglob("*") if file.is_file())
     print(f"# {given.messages} messages, {size >> 20} MiB, filled in {time.monotonic() - began:.0f} s\n")
-    print("| binary | start | 220 after s | new mail taken | delivered | all recovered | peak RSS, MiB | RSS then | when delivered |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| binary | start | 220 after s | new mail taken | delivered | all recovered | CPU s | peak RSS, MiB | RSS then | when delivered |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     sink = Sink(port := free_port())
     for binary in given.binary or [TARGET / "smtp-relay", TARGET / "smtp-relay-std"]:
         route = f'\n[[route]]\ndomain = "*"\nhosts = ["127.0.0.1:{port}"]\ntls = "none"\n'

@@ -48,10 +48,14 @@ class Ours:
         """Delivers all that is in the queue; returns how many records were damaged."""
 
         def empty():
-            status = self.ask("GET", "status")
-            if status["store"].get("recovering") is None and status["queued"] == 0:
-                return status
-            self.ask("POST", "queue/retry", b'{"older_than_secs": 0}')
+            try:
+                status = self.ask("GET", "status")
+                if status["store"].get("recovering") is None and status["queued"] == 0:
+                    return status
+                self.ask("POST", "queue/retry", b'{"older_than_secs": 0}')
+            except (FileNotFoundError, ConnectionRefusedError):
+                # It listens to clients a moment before it listens to administrators.
+                pass
             return None
 
         return wait_for("the queue is empty", empty, 60, 0.03)["store"]["quarantined"]
