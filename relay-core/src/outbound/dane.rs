@@ -137,6 +137,9 @@ impl Search {
 
     /// The answer to [`Request::Alias`].
     pub(super) fn alias(&mut self, answer: AliasAnswer) -> Step {
+        if !matches!(self.asked, Asked::Alias) {
+            return Step::Done(Found::Unknown(unasked()));
+        }
         match answer {
             Ok(alias) if alias.authentic => {
                 self.asked = Asked::Tlsa {

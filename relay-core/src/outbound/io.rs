@@ -238,7 +238,8 @@ pub struct Tried {
     /// The message, if it is in memory by now: events name its recipients.
     pub loaded: Option<Arc<Loaded>>,
     /// The TLS sessions that were made or tried since the report before this one, for TLS-RPT. A message on
-    /// a connection that was open already brings none.
+    /// a connection that was open already brings none, and neither does a route: its hosts are no mail
+    /// exchangers.
     pub sessions: Vec<TlsSession>,
 }
 

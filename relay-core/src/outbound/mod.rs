@@ -134,9 +134,10 @@ impl Delivery {
     }
 
     /// A TLS session begins, or failed, or there is none: what a report of RFC 8460 counts. A host that is
-    /// tried in clear text because TLS failed was counted then.
+    /// tried in clear text because TLS failed was counted then; one of a route is no mail exchanger.
     fn note_session(&mut self, link: &Link, fault: Option<&TlsFault>) {
-        if let (Some(work), false) = (&mut self.work, link.candidate.tls_given_up) {
+        let counts = !self.lane.route && !link.candidate.tls_given_up && link.policy.wants_tls();
+        if let (Some(work), true) = (&mut self.work, counts) {
             work.session(link.session(fault));
         }
     }
@@ -176,7 +177,10 @@ impl Delivery {
                 } else {
                     None
                 };
-                self.note_session(&link, fault);
+                // A host that is lost before its TLS says nothing about it.
+                if fault.is_some() || link.is_secured() {
+                    self.note_session(&link, fault);
+                }
                 let required = self.wish() == TlsWish::Required;
                 let seen = Seen {
                     required,

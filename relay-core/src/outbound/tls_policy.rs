@@ -231,6 +231,11 @@ impl TlsPolicy {
         }
     }
 
+    /// Whether TLS is wanted at all.
+    pub(super) fn wants_tls(&self) -> bool {
+        self.level > TlsLevel::None
+    }
+
     /// Whether TLS starts with the first octet. RFC 8314 §3.3.
     pub(super) fn implicit(&self, mode: TlsMode, given_up: bool) -> bool {
         mode == TlsMode::Implicit && self.after_hello(true, given_up) == Ok(Choice::Start)

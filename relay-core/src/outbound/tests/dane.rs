@@ -775,3 +775,49 @@ fn a_route_speaks_tls_at_once_where_it_says_so() {
         assert!(world.mx().taken()[0].tls);
     }
 }
+
+/// What a report counts: sessions under TLS, and what took their place.
+#[test]
+fn sessions_are_noted_where_tls_was_tried() {
+    let server = Server::good();
+    let sessions = |world: World| {
+        let mut world = world;
+        world.lane.authentic = false;
+        let run = world.run();
+        let sessions = run.tried().sessions.iter();
+        sessions.map(|session| session.failure).collect::<Vec<_>>()
+    };
+    let none = Some(TlsFailureKind::StarttlsNotSupported);
+    let failed = Some(TlsFailureKind::ValidationFailure);
+    let refuses = server.script().on("starttls", say("454 4.7.0 not now"));
+    let breaks = server.script().on("starttls", vec![Act::Close]);
+    assert_eq!(sessions(world(server.script())), [None]);
+    assert_eq!(sessions(world(Script::default())), [none]);
+    assert_eq!(sessions(world(refuses)), [none]);
+    // The connection in clear text that takes its place is no session of its own.
+    assert_eq!(sessions(world(breaks)), [failed]);
+    // What ends before TLS, is not to be under TLS, or is no mail exchanger.
+    for command in ["ehlo", "starttls"] {
+        let busy = server.script().on(command, say("421 4.3.2 busy"));
+        assert_eq!(sessions(world(busy)), []);
+    }
+    let mut greets = server.script();
+    greets.greeting = say("554 5.3.2 no service");
+    assert_eq!(sessions(world(greets)), []);
+    assert_eq!(sessions(world(server.script()).level(TlsLevel::None)), []);
+    let mut route = world(server.script());
+    route.lane.route = true;
+    assert_eq!(sessions(route), []);
+    // A second message on the same connection.
+    let mut world = world(server.script()).mail(&Mail::default());
+    let run = world.run();
+    let counts: Vec<usize> = run
+        .reports
+        .iter()
+        .map(|report| match report {
+            Report::Tried(tried) | Report::Unreachable(tried) => tried.sessions.len(),
+            Report::Ended => 0,
+        })
+        .collect();
+    assert_eq!(counts, [1, 0]);
+}
