@@ -8,16 +8,21 @@ use std::sync::Arc;
 
 use crate::channel::ClientTls;
 use crate::config::Config;
-use crate::https::{Answer, Request};
+use crate::https::{Answer, Ask, Request};
 use crate::machine::{Input, Machine, Output};
 use crate::sts::{Fetch, Found, Wanted};
 use crate::time::Now;
+use crate::tlsrpt::{Inquiry, Posting, Rua};
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Errand {
     /// Learn the MTA-STS policy of a domain.
     Policy(Wanted),
+    /// Ask who wants the TLS-RPT reports of a domain.
+    Inquiry(String),
+    /// Post such a report.
+    Post(Box<Ask>),
 }
 
 /// What came of it.
@@ -25,6 +30,10 @@ pub enum Errand {
 pub enum Done {
     /// Of `Policy`.
     Policy(Found),
+    /// Of `Inquiry`; an error may be over later.
+    Inquiry(Result<Vec<Rua>, String>),
+    /// Of `Post`: whether it arrived.
+    Post(Result<(), String>),
 }
 
 impl Errand {
@@ -33,6 +42,8 @@ impl Errand {
     pub fn not_run(&self, why: String) -> Done {
         match self {
             Self::Policy(_) => Done::Policy(Found::Unknown(why)),
+            Self::Inquiry(_) => Done::Inquiry(Err(why)),
+            Self::Post(_) => Done::Post(Err(why)),
         }
     }
 }
@@ -42,6 +53,10 @@ impl Errand {
 pub enum Runner {
     /// Learns a policy.
     Policy(Fetch),
+    /// Asks who wants reports.
+    Inquiry(Inquiry),
+    /// Posts a report.
+    Post(Posting),
 }
 
 impl Runner {
@@ -50,6 +65,8 @@ impl Runner {
     pub fn new(errand: Errand, tls: Arc<ClientTls>, config: Arc<Config>) -> Self {
         match errand {
             Errand::Policy(wanted) => Self::Policy(Fetch::new(wanted, tls, config)),
+            Errand::Inquiry(domain) => Self::Inquiry(Inquiry::new(domain)),
+            Errand::Post(ask) => Self::Post(Posting::new(*ask, tls, config)),
         }
     }
 
@@ -58,6 +75,8 @@ impl Runner {
     pub fn into_done(self) -> Done {
         match self {
             Self::Policy(fetch) => Done::Policy(fetch.into_found()),
+            Self::Inquiry(inquiry) => Done::Inquiry(inquiry.into_found()),
+            Self::Post(posting) => Done::Post(posting.into_result()),
         }
     }
 }
@@ -69,12 +88,16 @@ impl Machine for Runner {
     fn handle_input(&mut self, now: Now, input: Input<'_, Answer>) {
         match self {
             Self::Policy(fetch) => fetch.handle_input(now, input),
+            Self::Inquiry(inquiry) => inquiry.handle_input(now, input),
+            Self::Post(posting) => posting.handle_input(now, input),
         }
     }
 
     fn poll_output(&mut self, wire: &mut Vec<u8>) -> Output<Request> {
         match self {
             Self::Policy(fetch) => fetch.poll_output(wire),
+            Self::Inquiry(inquiry) => inquiry.poll_output(wire),
+            Self::Post(posting) => posting.poll_output(wire),
         }
     }
 }

@@ -22,4 +22,5 @@ pub mod sasl;
 pub mod sign;
 pub mod sts;
 pub mod time;
+pub mod tlsrpt;
 pub mod verify;

@@ -11,6 +11,7 @@ use super::credential::{a_labels, contains};
 use super::{
     Config, Credential, DeliveryConfig, DnsConfig, DomainPattern, InDoubt, IpFamilies, Limits,
     Listener, ListenerTls, MtaStsConfig, Preflight, Rate, Role, Route, SigningDomain, TlsLevel,
+    TlsRptConfig,
 };
 use crate::sasl::{Decoy, ITERATIONS_DEFAULT, Verifier};
 
@@ -64,6 +65,7 @@ impl Config {
             dns: DnsConfig::default(),
             delivery: DeliveryConfig::default(),
             mta_sts: MtaStsConfig::default(),
+            tls_rpt: TlsRptConfig::default(),
             routes: Vec::new(),
             domains: Vec::new(),
             admin: None,
@@ -215,6 +217,18 @@ impl Default for MtaStsConfig {
         Self {
             enabled: true,
             port: 443,
+            allow_private: false,
+        }
+    }
+}
+
+impl Default for TlsRptConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            organization: None,
+            contact: None,
+            from: None,
             allow_private: false,
         }
     }

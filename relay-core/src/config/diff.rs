@@ -38,6 +38,7 @@ impl Config {
             &new.dns.trust_ad,
         );
         self.diff_delivery(new, &mut lines);
+        value(&mut lines, "tls_rpt", &self.tls_rpt, &new.tls_rpt);
         value(&mut lines, "mta_sts", &self.mta_sts, &new.mta_sts);
         set(&mut lines, "route", &self.routes, &new.routes, |r| {
             r.domain.to_string()

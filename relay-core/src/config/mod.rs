@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
-use smtp_proto::Domain;
+use smtp_proto::{Domain, Mailbox};
 
 use crate::bounce::return_path::Keyring;
 
@@ -78,6 +78,8 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     /// The policies that domains publish for those who deliver to them.
     pub mta_sts: MtaStsConfig,
+    /// What others are told of TLS with their hosts.
+    pub tls_rpt: TlsRptConfig,
     /// Destinations with a way of their own; the first match wins.
     pub routes: Vec<Route>,
     /// Domains that mail is sent from, with their DKIM keys.
@@ -264,6 +266,21 @@ pub struct MtaStsConfig {
     pub port: u16,
     /// They may be at addresses that `delivery.prohibited_hosts` names: for tests, and for a network of
     /// one's own.
+    pub allow_private: bool,
+}
+
+/// `[tls_rpt]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsRptConfig {
+    /// Sessions are counted, and reported to domains that ask for it.
+    pub enabled: bool,
+    /// Who reports; none for the hostname.
+    pub organization: Option<String>,
+    /// Whom to ask about a report; none for postmaster at the hostname.
+    pub contact: Option<String>,
+    /// The header field From of reports; none for `noreply-smtp-tls-reporting` at the hostname.
+    pub from: Option<Mailbox>,
+    /// Reports may be posted to addresses that `delivery.prohibited_hosts` names: for tests.
     pub allow_private: bool,
 }
 

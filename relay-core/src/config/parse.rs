@@ -260,6 +260,7 @@ impl Draft {
         sections::dns(self, root);
         sections::delivery(self, root, directory);
         sections::mta_sts(self, root);
+        sections::tls_rpt(self, root);
         sections::routes(self, root, directory);
         sender_sections::domains(self, root, directory);
         sender_sections::preflight(self, root);

@@ -324,6 +324,19 @@ pub(super) fn mta_sts(draft: &mut Draft, root: &Table<'_, '_>) {
     section.finish();
 }
 
+pub(super) fn tls_rpt(draft: &mut Draft, root: &Table<'_, '_>) {
+    let Some(section) = root.section("tls_rpt") else {
+        return;
+    };
+    let tls_rpt = &mut draft.config.tls_rpt;
+    set(&mut tls_rpt.enabled, section.flag("enabled"));
+    tls_rpt.organization = section.value("organization", &value::TEXT);
+    tls_rpt.contact = section.value("contact", &value::TEXT);
+    tls_rpt.from = section.value("from", &value::MAILBOX);
+    set(&mut tls_rpt.allow_private, section.flag("allow_private"));
+    section.finish();
+}
+
 pub(super) fn routes(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
     for section in root.sections("route") {
         if draft

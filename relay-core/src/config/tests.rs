@@ -812,6 +812,17 @@ fn hosts_that_an_mx_may_not_point_at() {
 }
 
 #[test]
+fn what_is_said_in_reports_on_tls() {
+    let text = "[tls_rpt]\nenabled = false\norganization = \"Ours\"\ncontact = \"us@example.com\"\n\
+                from = \"tls@example.com\"\nallow_private = true";
+    let tls_rpt = config(text).tls_rpt;
+    assert!(!tls_rpt.enabled && tls_rpt.allow_private);
+    assert_eq!(tls_rpt.organization.as_deref(), Some("Ours"));
+    assert_eq!(tls_rpt.from.unwrap().to_string(), "tls@example.com");
+    assert!(config("").tls_rpt.enabled);
+}
+
+#[test]
 fn a_reload_says_what_changes() {
     let old = config(EVERYTHING);
     assert_eq!(old.diff(&old), Vec::<String>::new());

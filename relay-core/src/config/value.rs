@@ -126,6 +126,10 @@ pub(super) const TEXT: Kind<String> = Kind {
     allowed: "text that is not empty, without control characters",
     parse: text,
 };
+pub(super) const MAILBOX: Kind<Mailbox> = Kind {
+    allowed: "a mail address, such as \"tls-reports@example.com\"",
+    parse: mailbox,
+};
 pub(super) const HOSTNAME: Kind<Domain> = Kind {
     allowed: "a host name, such as \"relay.example.com\"",
     parse: hostname,
@@ -247,6 +251,10 @@ fn text(text: &str) -> Result<String, String> {
         return Err(unreadable(text));
     }
     Ok(text.to_owned())
+}
+
+fn mailbox(text: &str) -> Result<Mailbox, String> {
+    Mailbox::parse(text).map_err(|_| format!("{text:?} is not a mail address"))
 }
 
 fn hostname(text: &str) -> Result<Domain, String> {

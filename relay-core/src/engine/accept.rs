@@ -65,6 +65,8 @@ pub(super) enum Writer {
     Session(Option<SessionId>),
     /// The report about this message.
     Report(MessageId),
+    /// TLS-RPT; the message is the report itself.
+    TlsReport(MessageId),
 }
 
 impl Accept {
@@ -234,6 +236,7 @@ impl Engine {
                     }
                     Writer::Session(None) => {}
                     Writer::Report(about) => self.report_later(about),
+                    Writer::TlsReport(report) => self.report_mailed(report, false),
                 }
             }
         }
@@ -256,6 +259,10 @@ impl Engine {
                 None
             }
             Writer::Report(about) => Some(about),
+            Writer::TlsReport(report) => {
+                self.report_mailed(report, true);
+                None
+            }
         };
         self.event(
             message.id,

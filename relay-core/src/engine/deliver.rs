@@ -147,6 +147,17 @@ impl Engine {
 
     /// A delivery reports.
     pub(super) fn report(&mut self, id: DeliveryId, report: Report) {
+        if let Report::Tried(tried) | Report::Unreachable(tried) = &report
+            && let Some(task) = self
+                .deliveries
+                .get(&id)
+                .and_then(|running| running.task.as_ref())
+        {
+            let JobEntry {
+                message, domain, ..
+            } = self.table.jobs[task.job];
+            self.count_sessions(message, domain, &tried.sessions);
+        }
         let after = match report {
             Report::Tried(tried) => self.tried(id, *tried),
             Report::Unreachable(tried) => {

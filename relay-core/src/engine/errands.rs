@@ -15,13 +15,14 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::tls_reports::{KEPT_COUNT, Key};
 use super::{Engine, Keep, Output};
 use crate::dns::{MxAnswer, MxSet};
 use crate::errand::{Done, Errand};
 use crate::id::ErrandId;
 use crate::queue::tick::Tick;
 use crate::sts::cache::{Change, Look};
-use crate::sts::{Mode, Policy, Wanted};
+use crate::sts::{Found, Mode, Policy, Wanted};
 
 /// Refreshes that are under way at once.
 const REFRESHES_MAX: usize = 8;
@@ -40,11 +41,15 @@ pub(super) struct Errands {
 
 /// Who waits for an errand.
 #[derive(Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     /// The jobs of a domain, whose exchangers are these.
     Route(u32, MxSet),
     /// Nobody: the policy of this domain is fetched anew.
     Refresh(String),
+    /// The TLS-RPT counts of a day and a domain: who wants them.
+    Inquiry(Key),
+    /// They are on their way by HTTPS.
+    Post(Key),
 }
 
 impl Engine {
@@ -80,17 +85,49 @@ impl Engine {
         }
     }
 
+    /// Has an errand run when there is room for it.
+    pub(super) fn queue_errand(&mut self, errand: Errand, purpose: Purpose) {
+        self.errands.queued.push_back((errand, purpose));
+    }
+
+    /// Whether an errand about the counts of a day and a domain is out, or waits for its turn.
+    pub(super) fn errand_is_out(&self, key: &Key) -> bool {
+        let waiting = self.errands.queued.iter().map(|(_, purpose)| purpose);
+        self.errands
+            .out
+            .values()
+            .chain(waiting)
+            .any(|purpose| match purpose {
+                Purpose::Inquiry(other) | Purpose::Post(other) => other == key,
+                Purpose::Route(..) | Purpose::Refresh(_) => false,
+            })
+    }
+
     /// An errand ended.
     pub(super) fn errand_done(&mut self, id: ErrandId, done: Done) {
         let Some(purpose) = self.errands.out.remove(&id) else {
             return;
         };
-        let Done::Policy(found) = done;
+        let found = match (done, &purpose) {
+            (Done::Policy(found), Purpose::Route(..) | Purpose::Refresh(_)) => found,
+            (Done::Inquiry(found), Purpose::Inquiry(key)) => {
+                return self.inquired(key.clone(), found);
+            }
+            (Done::Post(result), Purpose::Post(key)) => return self.posted(key.clone(), result),
+            (Done::Policy(_) | Done::Inquiry(_) | Done::Post(_), _) => {
+                debug_assert!(false, "an errand ends as what it is");
+                return;
+            }
+        };
         let name: Arc<str> = match &purpose {
             Purpose::Route(domain, _) => Arc::clone(self.domains.name(*domain)),
             Purpose::Refresh(name) => name.as_str().into(),
+            Purpose::Inquiry(_) | Purpose::Post(_) => return,
         };
         tracing::debug!(domain = &*name, ?found, "MTA-STS");
+        if let Found::Failed { kind, why } = &found {
+            self.count_policy_failure(&name, None, *kind, "", why);
+        }
         let (now, unix) = (self.clock.tick(), self.clock.now().unix);
         let changes = self
             .policies
@@ -99,6 +136,7 @@ impl Engine {
         match purpose {
             Purpose::Route(domain, set) => self.go_ways(domain, Ok(set)),
             Purpose::Refresh(_) => self.errands.refreshes -= 1,
+            Purpose::Inquiry(_) | Purpose::Post(_) => {}
         }
     }
 
@@ -158,28 +196,31 @@ impl Engine {
 
     /// Takes back what an earlier run kept. What is not to be believed is told, and ignored.
     pub(super) fn kept(&mut self, keep: &Keep) {
-        let Some(text) = keep
-            .text
-            .as_ref()
-            .filter(|_| keep.name.starts_with(KEPT_POLICY))
-        else {
+        let Some(text) = &keep.text else {
             return;
         };
-        let (now, unix) = (self.clock.tick(), self.clock.now().unix);
-        let read: Result<Policy, String> =
-            serde_json::from_str(text).map_err(|why| why.to_string());
-        let believed = read.and_then(|policy| {
-            if name_of(&policy.domain) != keep.name {
-                return Err("it is under another domain's name".to_owned());
-            }
-            let taken = self.policies.recover(policy, now, unix, &mut self.rng);
-            taken.map_err(str::to_owned)
-        });
+        let believed = if keep.name.starts_with(KEPT_POLICY) {
+            self.recover_policy(&keep.name, text)
+        } else if keep.name.starts_with(KEPT_COUNT) {
+            self.recover_counts(&keep.name, text)
+        } else {
+            return;
+        };
         if let Err(why) = believed {
-            tracing::warn!(name = keep.name, why, "a kept MTA-STS policy is ignored");
+            tracing::warn!(name = keep.name, why, "what was kept is ignored");
             let name = keep.name.clone();
             self.out.push_back(Output::Keep(Keep { name, text: None }));
         }
+    }
+
+    fn recover_policy(&mut self, name: &str, text: &str) -> Result<(), String> {
+        let (now, unix) = (self.clock.tick(), self.clock.now().unix);
+        let policy: Policy = serde_json::from_str(text).map_err(|why| why.to_string())?;
+        if name_of(&policy.domain) != name {
+            return Err("it is under another domain's name".to_owned());
+        }
+        let taken = self.policies.recover(policy, now, unix, &mut self.rng);
+        taken.map_err(str::to_owned)
     }
 
     fn keep(&mut self, changes: Vec<Change>) {
@@ -201,10 +242,13 @@ impl Engine {
 
 /// A domain name may be longer than a file name.
 fn name_of(domain: &str) -> String {
+    format!("{KEPT_POLICY}{}.json", hash_of(domain))
+}
+
+pub(super) fn hash_of(domain: &str) -> String {
     let hash = Sha256::digest(domain.as_bytes());
-    let hex: String = hash[..16]
+    hash[..16]
         .iter()
         .map(|octet| format!("{octet:02x}"))
-        .collect();
-    format!("{KEPT_POLICY}{hex}.json")
+        .collect()
 }

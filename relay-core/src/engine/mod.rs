@@ -48,6 +48,7 @@ mod route;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tls_reports;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -74,6 +75,7 @@ use held::Held;
 use notice::Notices;
 use report::Reports;
 use sweep::Sweep;
+use tls_reports::TlsReports;
 
 pub use capacity::{Capacity, Resources};
 pub use io::*;
@@ -104,6 +106,7 @@ pub struct Engine {
     reports: Reports,
     errands: Errands,
     policies: Policies,
+    tls_reports: TlsReports,
     sweep: Sweep,
     counters: Counters,
 }
@@ -138,6 +141,7 @@ impl Engine {
             reports: Reports::default(),
             errands: Errands::default(),
             policies: Policies::default(),
+            tls_reports: TlsReports::default(),
             sweep: Sweep::new(clock.tick()),
             counters: Counters::default(),
         }

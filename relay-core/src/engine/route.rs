@@ -15,7 +15,7 @@ use super::{Engine, Output};
 use crate::config::{DomainPattern, HostPort, Protocol, Route, TlsLevel, TlsMode};
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::id::ResolveId;
-use crate::outbound::{Evidence, Hop, Lane, Login, LoginSecret, Outcome, Reason};
+use crate::outbound::{Evidence, Hop, Lane, Login, LoginSecret, Outcome, Reason, TlsFailureKind};
 use crate::queue::job::JobState;
 use crate::queue::lanes::{Caps, LaneNo};
 use crate::sts;
@@ -178,6 +178,9 @@ impl Engine {
             .collect();
         if let (true, Some(policy)) = (fitting.is_empty(), enforced) {
             let names: Vec<&str> = hosts.iter().take(4).map(|mx| &*mx.host).collect();
+            let kind = TlsFailureKind::ValidationFailure;
+            let why = "the MTA-STS policy names none of the mail exchangers";
+            self.count_policy_failure(&policy.domain, Some(&policy), kind, names[0], why);
             let text = format!(
                 "The MTA-STS policy of {} ({}) names none of its mail exchangers: {}",
                 policy.domain,

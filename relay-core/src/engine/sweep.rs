@@ -68,6 +68,7 @@ impl Engine {
         self.tend_held();
         self.send_due_reports();
         self.refresh_policies();
+        self.tend_tls_reports();
         self.sweep(now);
     }
 
@@ -98,6 +99,7 @@ impl Engine {
             self.reports.next_due(),
             self.accept.look_again,
             self.next_refresh(),
+            self.next_tls_report(),
             sweep,
         ]
         .into_iter()

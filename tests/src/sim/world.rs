@@ -657,6 +657,7 @@ fn config(profile: &Profile) -> Config {
     config.credentials = vec![Arc::new(Credential::new("net"))];
     config.dns.servers = vec![server()];
     config.mta_sts.enabled = false;
+    config.tls_rpt.enabled = false;
     let delivery = &mut config.delivery;
     delivery.retry.clone_from(&profile.retry);
     delivery.expire = profile.expire;

@@ -15,5 +15,6 @@ mod policies;
 mod recovery;
 mod reports;
 mod room;
+mod tls_reports;
 mod walk;
 mod world;

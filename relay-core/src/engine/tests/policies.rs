@@ -19,6 +19,7 @@ const WEEK: u32 = 7 * 86_400;
 fn world() -> World {
     let mut config = config();
     config.mta_sts.enabled = true;
+    config.tls_rpt.enabled = false;
     config.delivery.retry = vec![10 * MINUTE];
     config.delivery.expire = 30 * DAY;
     let mut world = World::new(config);
@@ -33,7 +34,10 @@ fn world() -> World {
 
 /// The errand that is asked for, and its answer.
 fn learn(world: &mut World, found: Found) -> Wanted {
-    let (id, Errand::Policy(wanted)) = world.errands.pop_front().expect("an errand");
+    let (id, errand) = world.errands.pop_front().expect("an errand");
+    let Errand::Policy(wanted) = errand else {
+        panic!("{errand:?}")
+    };
     world.input(Input::Errand(id, Done::Policy(found)));
     wanted
 }
