@@ -2,7 +2,7 @@
 """The relay against clients and servers that we did not write.
 
     tests/interop/run.py --binary target/debug/smtp-relay [--case TEXT]
-                         [--only clients,failures,input,dkim,sender,dane,inbound,sts]
+                         [--only clients,failures,input,dkim,sender,dane,inbound,sts,access]
 
 Needs what `.ci/install` installs. Without root there is no Postfix (its master needs root), and its cases are skipped.
 KEEP=1 in the environment keeps the temporary folder.
@@ -18,6 +18,7 @@ from harness import certs, dns, peers
 from harness.base import Folder, free_port
 from harness.report import Report
 import failure_cases
+import test_access
 import test_clients
 import test_dane
 import test_dkim
@@ -28,7 +29,8 @@ import test_sender
 import test_sts
 
 TESTS = {"clients": test_clients, "failures": test_failures, "input": test_input, "dkim": test_dkim,
-         "sender": test_sender, "dane": test_dane, "inbound": test_inbound, "sts": test_sts}
+         "sender": test_sender, "dane": test_dane, "inbound": test_inbound, "sts": test_sts,
+         "access": test_access}
 SINK, POSTFIX = "127.0.0.10", "127.0.0.11"
 
 

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use relay_core::admin::{AdminRequest, AdminResponse};
-use relay_core::config::{Config, Protocol, parse_network};
+use relay_core::config::{Config, Protocol, TlsLevel, TokenSource, parse_network};
 use rig::client::Client;
 use rig::receiver::Receiver;
+use rig::secure::{Manner, SecureHost};
 use rig::{BOTH, Dir, GRACE, Kind, Relay, config_with_listeners, until};
 
 /// A host for one connection: it offers what it is told to, and notes what it hears.
@@ -227,5 +228,100 @@ fn a_front_end_names_the_client() {
             assert!(message.contains("([203.0.113.9])"), "{kind:?}: {message}");
         }
         assert!(relay.shut_down(GRACE));
+    }
+}
+
+/// A submission under TLS.
+fn secured(relay: &Relay) -> Client {
+    let mut client = Client::connect_tls(relay.address(2));
+    client.hello();
+    client.log_in();
+    client
+}
+
+#[test]
+fn requiretls_reaches_a_host_that_proves_itself_and_no_other() {
+    for kind in BOTH {
+        for (requiretls, believed) in [(true, true), (true, false), (false, true)] {
+            let host = SecureHost::start(Manner {
+                requiretls,
+                token: None,
+                mechanisms: &[],
+            });
+            let (dir, receiver) = (Dir::new(), host.address);
+            let mut config = config_with_listeners(&dir, receiver);
+            if believed {
+                config.delivery.ca_file = Some(host.authority_in(dir.path()));
+            }
+            let relay = Relay::start(kind, config);
+            let mut client = secured(&relay);
+            send(&mut client, " REQUIRETLS");
+            let (delivered, bounced) = if requiretls && believed {
+                (2, 0)
+            } else {
+                (0, 2)
+            };
+            until("each recipient has its outcome", || {
+                let answer = relay.hub().admin(AdminRequest::Status).wait();
+                let AdminResponse::Status(status) = answer else {
+                    panic!("no status");
+                };
+                (status.delivered, status.bounced) == (delivered, bounced)
+            });
+            let heard = host.heard();
+            let mails: Vec<_> = heard
+                .iter()
+                .filter(|line| line.starts_with("MAIL <a@"))
+                .collect();
+            if delivered > 0 {
+                assert!(mails[0].contains(" REQUIRETLS"), "{kind:?}: {heard:?}");
+                assert!(heard.contains(&"message".to_owned()));
+            } else {
+                assert!(mails.is_empty(), "{kind:?}: {heard:?}");
+            }
+            assert!(relay.shut_down(GRACE));
+        }
+    }
+}
+
+#[test]
+fn a_route_shows_a_token_and_gets_another_one_once() {
+    use smtp_proto::Mechanism;
+    for kind in BOTH {
+        for (mechanisms, name) in [
+            (&[Mechanism::XOAuth2][..], "XOAUTH2"),
+            (
+                &[Mechanism::Plain, Mechanism::XOAuth2, Mechanism::OAuthBearer],
+                "OAUTHBEARER",
+            ),
+        ] {
+            let host = SecureHost::start(Manner {
+                requiretls: false,
+                token: Some("fresh"),
+                mechanisms,
+            });
+            let dir = Dir::new();
+            let mut config = config_with_listeners(&dir, host.address);
+            config.delivery.ca_file = Some(host.authority_in(dir.path()));
+            let route = &mut config.routes[0];
+            route.tls = Some(TlsLevel::Verify);
+            route.username = Some("me@example.com".into());
+            // The first token has expired.
+            let count = dir.path().join("count");
+            let count = count.display();
+            let script =
+                format!("if [ -e {count} ]; then echo fresh; else touch {count}; echo stale; fi");
+            let words = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
+            route.token = Some(TokenSource::Command(words));
+            let relay = Relay::start(kind, config);
+            send(&mut ready(&relay, 0), "");
+            until("it is delivered", || {
+                host.heard().contains(&"message".to_owned())
+            });
+            let logins: Vec<_> = host.heard().into_iter().take(2).collect();
+            let wanted = ["stale", "fresh"].map(|token| format!("{name} me@example.com {token}"));
+            assert_eq!(logins, wanted, "{kind:?}");
+            assert!(relay.shut_down(GRACE));
+        }
     }
 }

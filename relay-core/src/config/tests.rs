@@ -998,3 +998,118 @@ fn a_trusted_resolver_is_near() {
         assert!(said[0].contains("can forge"), "{said:?}");
     }
 }
+
+#[test]
+fn certificates_and_front_ends_are_read_and_checked() {
+    let digest = "ab:".repeat(31) + "ab";
+    let text = format!(
+        "[[listener]]\naddress = \"127.0.0.1:465\"\ntls = \"implicit\"\nclient_ca = \"ca.pem\"\n\
+         client_certificates = \"required\"\nxclient_from = [\"127.0.0.1\"]\n\
+         [[credential]]\nname = \"machine\"\nsenders = [\"*\"]\n\
+         certificates = [\"sha256:{digest}\", \"dns:App.Example.com\", \"uri:spiffe://a/b\"]\n"
+    );
+    let parsed = parse(&text).unwrap();
+    let listener = &parsed.config.listeners[0];
+    let asked = listener.client_certificates.as_ref().unwrap();
+    assert_eq!(asked.demand, Demand::Required);
+    assert_eq!(parsed.files[0].used_for, FileUse::ClientCa(0));
+    assert!(listener.trusts_front_end("127.0.0.1".parse().unwrap()));
+    let written = parsed.config.credentials[0].certificates.iter();
+    let written: Vec<_> = written.map(ToString::to_string).collect();
+    let plain = "ab".repeat(32);
+    let wanted = [
+        &*format!("sha256:{plain}"),
+        "dns:app.example.com",
+        "uri:spiffe://a/b",
+    ];
+    assert_eq!(written, wanted);
+    assert!(parsed.warnings.is_empty(), "{:?}", parsed.warnings);
+
+    let listener = |lines: &str| format!("[[listener]]\naddress = \"127.0.0.1:25\"\n{lines}");
+    one_error(
+        &listener("client_certificates = \"optional\""),
+        "1: listener.client_ca",
+        &["is missing"],
+    );
+    one_error(
+        &listener("tls = \"none\"\nclient_ca = \"ca.pem\""),
+        "4: listener.client_ca",
+        &["there is no TLS"],
+    );
+    one_error(
+        &listener("xclient_from = [\"0.0.0.0/0\"]"),
+        "3: listener.xclient_from",
+        &["never an open relay"],
+    );
+    for bad in [
+        "sha256:ab",
+        "sha256:zz",
+        "cn=x",
+        "dns:a b",
+        "uri:nothing",
+        &plain,
+    ] {
+        let text =
+            format!("[[credential]]\nname = \"x\"\nsenders = [\"*\"]\ncertificates = [\"{bad}\"]");
+        one_error(
+            &text,
+            "4: credential.certificates",
+            &["64 hexadecimal digits"],
+        );
+    }
+    let unasked =
+        "[[credential]]\nname = \"x\"\nsenders = [\"*\"]\ncertificates = [\"dns:x.example\"]";
+    let warnings = parse(unasked).unwrap().warnings;
+    assert!(
+        warnings[0].contains("no [[listener]] has a client_ca"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_route_has_one_secret_that_its_mechanism_can_show() {
+    let route = |lines: &str| {
+        format!("[[route]]\ndomain = \"*\"\nhosts = [\"s.example:587\"]\ntls = \"verify\"\n{lines}")
+    };
+    let parsed = parse(&route(
+        "username = \"u\"\ntoken_command = [\"/bin/token\", \"a b\"]\nmechanism = \"oauthbearer\"",
+    ));
+    let parsed = parsed.unwrap();
+    let words = vec!["/bin/token".to_owned(), "a b".to_owned()];
+    let only = &parsed.config.routes[0];
+    assert_eq!(only.token, Some(TokenSource::Command(words)));
+    assert_eq!(only.mechanism, Some(crate::sasl::Mechanism::OAuthBearer));
+    let parsed = parse(&route("username = \"u\"\ntoken_file = \"token\"")).unwrap();
+    assert_eq!(parsed.files[0].used_for, FileUse::RouteToken(0));
+    for (lines, place, words) in [
+        ("username = \"u\"", "1: route.password_file", "is missing"),
+        ("token_file = \"t\"", "1: route.username", "is missing"),
+        (
+            "username = \"u\"\ntoken_file = \"t\"\npassword_file = \"p\"",
+            "5: route.username",
+            "more than one secret",
+        ),
+        (
+            "username = \"u\"\npassword_file = \"p\"\nmechanism = \"xoauth2\"",
+            "7: route.mechanism",
+            "does not go with",
+        ),
+        (
+            "username = \"u\"\ntoken_file = \"t\"\nmechanism = \"plain\"",
+            "7: route.mechanism",
+            "does not go with",
+        ),
+        (
+            "username = \"u\"\npassword_file = \"p\"\nmechanism = \"external\"",
+            "7: route.mechanism",
+            "cannot be read",
+        ),
+        (
+            "username = \"u\"\ntoken_command = []",
+            "6: route.token_command",
+            "no program",
+        ),
+    ] {
+        one_error(&route(lines), place, &[words]);
+    }
+}

@@ -861,6 +861,29 @@ fn scripts() -> impl Strategy<Value = String> {
     prop::collection::vec(reply, 0..8).prop_map(|replies| replies.concat())
 }
 
+#[test]
+fn xclient_begins_the_session_anew() {
+    let said = crate::xclient::XClient::parse("ADDR=192.0.2.7 PORT=40000").unwrap();
+    let mut it = Client::ready(&["PIPELINING"]);
+    let not_offered = it.connection.xclient(&said, &mut it.wire);
+    assert_eq!(not_offered, Err(SendError::NotOffered(Extension::XClient)));
+    let mut it = Client::ready(&["PIPELINING", "XCLIENT NAME ADDR PORT"]);
+    let empty = it.connection.xclient(&Default::default(), &mut it.wire);
+    assert_eq!(empty, Err(SendError::BadArgument));
+    it.connection.xclient(&said, &mut it.wire).unwrap();
+    assert_eq!(it.wrote(), "XCLIENT ADDR=192.0.2.7 PORT=40000\r\n");
+    // A refusal leaves all as it was; the 220 leaves nothing.
+    assert_eq!(
+        it.hear("550 5.7.1 no\r\n"),
+        [(Some(Awaiting::XClient), 550)]
+    );
+    it.connection.xclient(&said, &mut it.wire).unwrap();
+    assert_eq!(it.hear("220 mx\r\n"), [(Some(Awaiting::XClient), 220)]);
+    assert_eq!(it.mail(), Err(SendError::WrongState));
+    assert!(!it.connection.capabilities().has(Extension::Pipelining));
+    it.hello(Hello::Ehlo).unwrap();
+}
+
 proptest! {
     #[test]
     fn every_chunking_gives_the_same_events(script in scripts(), len in 1usize..30) {

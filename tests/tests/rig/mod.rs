@@ -3,6 +3,7 @@
 pub mod client;
 pub mod memory;
 pub mod receiver;
+pub mod secure;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
