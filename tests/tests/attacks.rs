@@ -39,7 +39,7 @@ catalogue! {
     tls_01 tls_02 tls_05 tls_06 tls_07 tls_08 tls_09 tls_11 tls_12
     out_01 out_02 out_03
     cli_01 cli_03 cli_04 cli_05 cli_08 cli_10 cli_11 cli_11b cli_12 cli_14 cli_14b cli_15 cli_16 cli_17
-    hdr_01 hdr_04 hdr_05 hdr_05b hdr_06
+    hdr_01 hdr_03 hdr_03b hdr_04 hdr_05 hdr_05b hdr_06
     dns_07 dns_08
     dane_01 dane_02 dane_03 dane_04 dane_05
     sts_01 sts_02 sts_03 sts_05 sts_06

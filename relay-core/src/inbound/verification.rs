@@ -8,7 +8,7 @@
 //!      └── otherwise ──▶ Authentication-Results, and an ARC set for a route with `forward` ──▶ to the store
 //! ```
 //!
-//! RFC 8601 §2 (the field), RFC 9989 §8.3 (refusing), RFC 8617 §5.1 (sealing).
+//! RFC 8601 §2 (the field), RFC 7489 §10.3 (refusing), RFC 8617 §5.1 (sealing).
 
 use bytes::Bytes;
 use smtp_proto::server::Rejection;

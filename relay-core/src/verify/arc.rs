@@ -5,7 +5,8 @@
 //!                 └── a set is not whole, a `cv=` is wrong ──▶ fail
 //! ```
 //!
-//! RFC 8617 §5.2 (validating a chain), §4.2.1 (instances), §5.1.1 (at most 50 sets).
+//! RFC 8617 §5.2 (validating a chain), §4.2.1 (instances, and at most 50 of them), §5.1.1 (what a seal
+//! covers).
 
 use super::body::Hashes;
 use super::dkim::{self, DkimResult};

@@ -18,7 +18,7 @@ use crate::dns::Question;
 /// The most names that a walk asks for. RFC 9989 §4.10.
 const WALK_MAX: usize = 8;
 
-/// What DMARC says. RFC 8601 §2.7.7 (the words).
+/// What DMARC says. RFC 7489 §11.2 (the words).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DmarcResult {
     /// The domain says nothing.

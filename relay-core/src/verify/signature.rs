@@ -24,7 +24,7 @@ pub(super) type Unusable = &'static str;
 pub(super) struct Signature {
     pub(super) algorithm: Algorithm,
     pub(super) signature: Vec<u8>,
-    /// How `b=` begins: what tells signatures of one domain apart. RFC 6008 §4.
+    /// How `b=` begins: what tells signatures of one domain apart. RFC 6008.
     pub(super) start: String,
     pub(super) body_hash: Vec<u8>,
     pub(super) header_form: Form,
@@ -183,7 +183,7 @@ impl Seal {
     /// Reads the value of an ARC-Seal.
     pub(super) fn parse(value: &[u8]) -> Result<Self, Unusable> {
         let tags = Tags::parse(value)?;
-        // RFC 8617 §4.1.3: "the presence of the "h" tag [...] MUST result in a cv status of fail".
+        // RFC 8617 §4.1.3: a seal with the tag `h` makes the chain fail.
         if tags.get("h").is_some() || tags.get("bh").is_some() {
             return Err("an ARC-Seal has h=");
         }

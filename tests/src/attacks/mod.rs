@@ -19,6 +19,7 @@ mod client;
 mod commands;
 mod dane;
 mod dialogue;
+mod inbound;
 mod leaving;
 mod logins;
 mod names;
@@ -137,6 +138,7 @@ pub fn rows() -> Vec<Row> {
         commands::rows(),
         sessions::rows(),
         submission::rows(),
+        inbound::rows(),
         logins::rows(),
         leaving::rows(),
         outbound::rows(),
