@@ -71,7 +71,7 @@ impl Engine {
             .unwrap_or_default();
         let wants = Wants::of(message);
         let handling = &message.envelope.handling;
-        // The age of a message that is to be released later counts from then on. RFC 4865 §4.
+        // The age of a message that is to be released later counts from then on. RFC 4865 §4.2.
         let release = handling.release.unwrap_or(message.accepted);
         let counted = release.max(message.accepted);
         let entry = MessageEntry {

@@ -42,7 +42,7 @@ impl Sweep {
     }
 }
 
-/// When the sender is told that a message is late. RFC 2852 §4: of one that said when, then.
+/// When the sender is told that a message is late. RFC 2852 §4.1.3: of one that said when, then.
 fn delayed(entry: &MessageEntry) -> Tick {
     if entry.wants.late_notice() {
         entry.late

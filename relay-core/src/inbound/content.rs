@@ -225,7 +225,7 @@ impl Content {
         let headers = self.filter.headers();
         let headers_utf8 = headers.is_some_and(super::body::Headers::needs_smtputf8);
         let mut handling = transaction.handling.clone();
-        // RFC 8689 §3: where REQUIRETLS is said, the header field is ignored.
+        // RFC 8689 §4.1: where REQUIRETLS is said, the header field is ignored.
         if handling.tls == TlsWish::AsConfigured
             && headers.is_some_and(super::body::Headers::tls_not_required)
         {

@@ -172,8 +172,8 @@ pub(super) enum Need {
     VerifiedTls,
     /// REQUIRETLS. RFC 8689 §4.2.1.
     RequireTls,
-    /// DELIVERBY, to return what is late. RFC 2852 §4.1.4.
+    /// DELIVERBY, to return what is late. RFC 2852 §4.1.4.1.
     DeliverBy,
-    /// More time than is left. RFC 2852 §4.1.4.
+    /// More time than is left. RFC 2852 §4.1.4.1.
     Time,
 }

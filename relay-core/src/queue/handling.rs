@@ -36,14 +36,14 @@ pub enum TlsWish {
     /// What the relay's configuration and the receiver's policy ask for.
     #[default]
     AsConfigured,
-    /// REQUIRETLS: verified TLS to a host that asks the same of the next, or no delivery. RFC 8689 §4.2.
+    /// REQUIRETLS: verified TLS to a host that asks the same of the next, or no delivery. RFC 8689 §4.2.1.
     Required,
     /// `TLS-Required: No`: what a receiver's policy (DANE, MTA-STS) asks for must not stop it. RFC 8689
     /// §3, §4.2.2.
     NotRequired,
 }
 
-/// When a message is late, and what happens then. RFC 2852 §4.
+/// When a message is late, and what happens then. RFC 2852 §4.1.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     /// When.
@@ -89,7 +89,7 @@ impl Handling {
 impl Deadline {
     /// As it is passed on at `now`: what is left. None for a message to be returned whose time is over.
     ///
-    /// RFC 2852 §4: "the by-time [..] is decremented by the amount of time that the message was held".
+    /// RFC 2852 §4.1.4: "a by-time value indicating the number of seconds remaining".
     #[must_use]
     pub fn left(&self, now: UnixTime) -> Option<DeliverBy> {
         let secs = |time: UnixTime| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);

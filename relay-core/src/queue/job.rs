@@ -132,12 +132,12 @@ impl Wants {
         }
     }
 
-    /// The message is returned when it is late. RFC 2852 §4.
+    /// The message is returned when it is late. RFC 2852 §4.1.3.
     pub(crate) const fn late_return(self) -> bool {
         self.0 & Self::LATE_RETURN != 0
     }
 
-    /// The sender is told when it is late. RFC 2852 §4.
+    /// The sender is told when it is late. RFC 2852 §4.1.3.
     pub(crate) const fn late_notice(self) -> bool {
         self.0 & Self::LATE_NOTICE != 0
     }

@@ -1,7 +1,7 @@
 //! Jobs in the order in which they are sent: the more urgent first, the older first among equals.
 //!
-//! RFC 6710 §5.1: "messages with a higher priority [..] are processed before". Nearly all have the same
-//! priority, so there is one queue for those, and a map for the others.
+//! RFC 6710 §5.1: a client "sends those with a higher priority before those with a lower one". Nearly all
+//! have the same priority, so there is one queue for those, and a map for the others.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
