@@ -1,6 +1,7 @@
 //! The simulated world: a thousand small worlds, replays, and the faults that prove the checkers.
 
-use relay_tests::sim::{Manner, Plant, Profile, World, run_seed, run_seeds};
+use relay_core::config::TlsLevel;
+use relay_tests::sim::{Failure, Manner, Plant, Profile, World, run_seed, run_seeds};
 
 /// How many worlds this test runs, without optimisation. `sim --seeds N` runs more, and CI a thousand.
 const WORLDS: u64 = 100;
@@ -51,12 +52,57 @@ fn every_planted_fault_is_found_in_few_worlds() {
     for plant in Plant::ALL {
         let mut found = None;
         let mut tried = 0;
-        run_seeds(1, plant.seeds_max(), 1, Some(plant), |outcome| {
+        run_seeds(1, plant.seeds_max(), threads(), Some(plant), |outcome| {
             tried += 1;
-            found = outcome.wrong;
+            found = outcome.wrong.or(found.take());
             found.is_none()
         });
         assert!(found.is_some(), "{plant:?} was not found in {tried} worlds");
+    }
+}
+
+#[test]
+fn a_failure_reads_back_and_runs_again() {
+    let plant = Some(Plant::DoubleSend);
+    let outcome = (1..100)
+        .map(|seed| run_seed(seed, plant))
+        .find(|outcome| outcome.wrong.is_some())
+        .unwrap();
+    let failure = Failure::new(&outcome, plant, "0123abcd".to_owned());
+    let text = failure.write(&outcome);
+    assert_eq!(Failure::parse(&text), Some(failure.clone()));
+    assert!(text.contains(outcome.wrong.as_deref().unwrap()), "{text}");
+    assert!(text.contains(outcome.story.last().unwrap()), "{text}");
+    assert_eq!(run_seed(failure.seed, failure.plant).hash, failure.hash);
+}
+
+/// Worlds under TLS: every certificate there is, broken handshakes, logins on both sides, DANE.
+#[test]
+fn tls_is_never_less_than_what_is_asked_for() {
+    for level in [TlsLevel::Opportunistic, TlsLevel::Require, TlsLevel::Verify] {
+        let profile = Profile {
+            hosts: vec![Manner::Healthy; 4],
+            messages: 8,
+            delivery_tls: level,
+            host_tls_per_mille: 800,
+            bad_tls_per_mille: 500,
+            dane: true,
+            smart_host: Some(Manner::Healthy),
+            smart_tls: level,
+            client_tls_per_mille: 700,
+            wishes_per_mille: 300,
+            dns_truncated_per_mille: 200,
+            ..Profile::calm()
+        };
+        for seed in 0..6 {
+            let outcome = World::with(seed, profile.clone()).run();
+            assert_eq!(
+                outcome.wrong, None,
+                "{level:?} seed {seed}: {:#?}",
+                outcome.story
+            );
+            assert!(outcome.figures.acknowledged > 0);
+        }
     }
 }
 

@@ -8,13 +8,18 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use relay_core::channel::{Channel, Verify};
 use relay_core::rng::Rng;
-use smtp_proto::client::{Awaiting, Connection, Event as Heard, Hello, Progress, SendError};
-use smtp_proto::{ForwardPath, Host, MailParams, RcptParams, Reply, ReversePath, Severity};
+use smtp_proto::client::{Awaiting, Connection, Event as Heard, Hello, Progress};
+use smtp_proto::{
+    Extension, ForwardPath, Host, MailParams, Mechanism, Reply, ReversePath, Severity,
+};
 
 use super::agenda::{Dice, Slot};
-use super::names::sender_domain;
+use super::certs::Papers;
 use super::net::{ConnId, Found, Side};
+use super::profile::Profile;
+use super::setup::{Door, PASSWORD, USER};
 use super::world::{Event, World};
 
 /// A client waits for any reply this long: longer than the relay has timers.
@@ -23,28 +28,35 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// A client.
 #[derive(Debug)]
 pub(crate) struct Client {
-    index: u64,
-    rng: Rng,
-    left: u64,
-    talk: Option<Talk>,
-    patience: Option<Slot>,
+    pub(crate) index: u64,
+    pub(crate) rng: Rng,
+    pub(crate) left: u64,
+    pub(crate) talk: Option<Talk>,
+    pub(crate) patience: Option<Slot>,
     /// It spoils nothing, and must be served at once.
-    probe: bool,
+    pub(crate) probe: bool,
+    /// Where it comes in.
+    pub(crate) door: Door,
 }
 
 #[derive(Debug)]
-struct Talk {
-    conn: ConnId,
-    smtp: Connection,
+pub(crate) struct Talk {
+    pub(crate) conn: ConnId,
+    pub(crate) smtp: Connection,
+    pub(crate) channel: Channel,
+    /// STARTTLS was answered, and its handshake runs.
+    pub(crate) handshaking: bool,
+    /// It logs in with another password than its own.
+    pub(crate) lies: bool,
     /// What is to be sent when the pipeline has room.
-    steps: VecDeque<Step>,
-    mail: Option<Outgoing>,
+    pub(crate) steps: VecDeque<Step>,
+    pub(crate) mail: Option<Outgoing>,
     /// Messages to come on this connection.
-    left: u64,
+    pub(crate) left: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     Mail,
     Rcpt(usize),
     Data,
@@ -54,7 +66,7 @@ enum Step {
 
 /// How a transaction is spoilt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spoil {
+pub(crate) enum Spoil {
     Nothing,
     /// Leaves instead of sending this step.
     Leave(u8),
@@ -70,25 +82,31 @@ enum Spoil {
 
 /// A transaction.
 #[derive(Debug)]
-struct Outgoing {
-    token: u64,
-    from: ReversePath,
-    to: Vec<ForwardPath>,
-    message: Vec<u8>,
-    spoil: Spoil,
-    mail_refused: bool,
-    taken: Vec<usize>,
-    data_refused: bool,
+pub(crate) struct Outgoing {
+    pub(crate) token: u64,
+    pub(crate) from: ReversePath,
+    pub(crate) to: Vec<ForwardPath>,
+    pub(crate) params: MailParams,
+    pub(crate) message: Vec<u8>,
+    pub(crate) spoil: Spoil,
+    pub(crate) mail_refused: bool,
+    pub(crate) taken: Vec<usize>,
+    pub(crate) data_refused: bool,
     /// The final dot is out.
-    dotted: bool,
+    pub(crate) dotted: bool,
 }
 
 impl Client {
-    pub(crate) fn new(index: u64, messages: u64, rng: Rng) -> Self {
+    pub(crate) fn new(index: u64, profile: &Profile, mut rng: Rng) -> Self {
+        let door = match rng.chance(profile.client_tls_per_mille) {
+            true => rng.pick(&[Door::StartTls, Door::Implicit]),
+            false => Door::Trusted,
+        };
         Self {
             index,
             rng,
-            left: messages,
+            left: profile.messages,
+            door,
             talk: None,
             patience: None,
             probe: false,
@@ -96,10 +114,11 @@ impl Client {
     }
 
     /// A client with one message that must be taken.
-    pub(crate) fn probe(index: u64, rng: Rng) -> Self {
+    pub(crate) fn probe(index: u64, profile: &Profile, rng: Rng) -> Self {
         Self {
             probe: true,
-            ..Self::new(index, 1, rng)
+            left: 1,
+            ..Self::new(index, profile, rng)
         }
     }
 
@@ -124,8 +143,8 @@ impl World {
         if client.talk.is_some() || client.left == 0 {
             return;
         }
-        let (peer, ip) = (client.address(), client.ip());
-        let Some(conn) = self.accept(peer, ip, index) else {
+        let (peer, ip, door) = (client.address(), client.ip(), client.door);
+        let Some(conn) = self.accept(peer, ip, index, door) else {
             if self.clients[index].probe {
                 self.book
                     .blame("a client is not even accepted though all is well".into());
@@ -134,14 +153,23 @@ impl World {
         };
         let client = &mut self.clients[index];
         let left = client.rng.range(1, 6);
-        client.talk = Some(Talk {
+        let lies = door != Door::Trusted && !client.probe && client.rng.chance(30);
+        let mut talk = Talk {
             conn,
             smtp: Connection::new(),
+            channel: Channel::plain(),
+            handshaking: false,
+            lies,
             steps: VecDeque::new(),
             mail: None,
             left,
-        });
+        };
         client.patience = Some(self.agenda.after(PATIENCE, Event::Impatient(index)));
+        if door == Door::Implicit {
+            self.begin_tls(&mut talk);
+            let _ = self.client_writes(&mut talk, &mut Vec::new());
+        }
+        self.clients[index].talk = Some(talk);
     }
 
     /// A client comes again later, if it has something to send.
@@ -192,9 +220,19 @@ impl World {
             self.agenda.cancel(slot);
         }
         self.clients[index].patience = Some(self.agenda.after(PATIENCE, Event::Impatient(index)));
-        let mut input = bytes;
         let mut wire = Vec::new();
         let mut open = true;
+        let mut scratch = Vec::new();
+        let Ok(plain) = talk.channel.receive(bytes, &mut scratch) else {
+            return false;
+        };
+        let plain = plain.to_vec();
+        let mut input = &plain[..];
+        if talk.handshaking && !talk.channel.handshaking() {
+            talk.handshaking = false;
+            talk.smtp.tls_started();
+            open = say_hello(talk, &mut wire);
+        }
         loop {
             match talk.smtp.receive(input) {
                 Ok(Progress::Event { used, event }) => {
@@ -221,13 +259,7 @@ impl World {
             }
         }
         open = open && self.client_sends(index, talk, &mut wire);
-        let sent = self.net.write(
-            &mut self.agenda,
-            talk.conn,
-            Side::Opener,
-            &wire,
-            Duration::ZERO,
-        );
+        let sent = self.client_writes(talk, &mut wire);
         let half = talk
             .mail
             .as_ref()
@@ -235,7 +267,69 @@ impl World {
         if half {
             self.net.finish(&mut self.agenda, talk.conn, Side::Opener);
         }
-        open && sent.is_ok()
+        open && sent
+    }
+
+    /// Sends `wire`, under TLS if there is TLS, and what TLS itself has to say. False if that failed.
+    fn client_writes(&mut self, talk: &mut Talk, wire: &mut Vec<u8>) -> bool {
+        let mut out = Vec::new();
+        talk.channel.send(wire, &mut out);
+        talk.channel.flush(&mut out);
+        wire.clear();
+        let (conn, side) = (talk.conn, Side::Opener);
+        self.net
+            .write(&mut self.agenda, conn, side, &out, Duration::ZERO)
+            .is_ok()
+    }
+
+    fn begin_tls(&mut self, talk: &mut Talk) {
+        let now = self.now().unix;
+        if let Some(papers) = Papers::get() {
+            let roots = &papers.roots;
+            let _ = talk
+                .channel
+                .start_client(roots, Verify::Record, "relay.test", now);
+        }
+    }
+
+    /// The reply to EHLO: TLS, then the login, then mail. False if the client closes.
+    fn client_known(&mut self, index: usize, talk: &mut Talk, wire: &mut Vec<u8>) -> bool {
+        let door = self.clients[index].door;
+        let tls = talk.channel.is_tls();
+        if door != Door::Trusted && !tls && talk.smtp.capabilities().has(Extension::Auth) {
+            self.book
+                .blame(format!("client {index} is offered AUTH before TLS"));
+        }
+        if door == Door::StartTls && !tls {
+            return talk.smtp.start_tls(wire).is_ok();
+        }
+        if door != Door::Trusted && !talk.smtp.is_authenticated() {
+            let password = if talk.lies { "let me in" } else { PASSWORD };
+            let secret = format!("\0{USER}\0{password}");
+            let secret = Some(secret.as_bytes());
+            return talk.smtp.auth(Mechanism::Plain, secret, wire).is_ok();
+        }
+        self.client_begins(index, talk);
+        true
+    }
+
+    /// The login was answered. False if the client closes.
+    fn client_logged_in(&mut self, index: usize, talk: &mut Talk, ok: bool, reply: &Reply) -> bool {
+        if ok && talk.lies {
+            self.book
+                .blame(format!("client {index} is let in with a wrong password"));
+        }
+        if !ok && !talk.lies && self.clients[index].probe {
+            self.book.blame(format!(
+                "client {index} may not log in though all is well: {reply}"
+            ));
+        }
+        if !ok {
+            self.tell(format_args!("client {index} AUTH: {reply}"));
+            return false;
+        }
+        self.client_begins(index, talk);
+        true
     }
 
     /// One reply. False if the client closes.
@@ -258,14 +352,16 @@ impl World {
             ));
         }
         match answers {
-            Awaiting::Greeting if ok => {
-                let Ok(name) = Host::parse("client.test") else {
-                    return false;
-                };
-                return talk.smtp.hello(Hello::Ehlo, &name, wire).is_ok();
+            Awaiting::Greeting if ok => return say_hello(talk, wire),
+            Awaiting::Hello(_) if ok => return self.client_known(index, talk, wire),
+            Awaiting::StartTls if ok => {
+                self.begin_tls(talk);
+                talk.handshaking = true;
             }
-            Awaiting::Hello(_) if ok => self.client_begins(index, talk),
-            Awaiting::Greeting | Awaiting::Hello(_) | Awaiting::Quit => return false,
+            Awaiting::Auth => return self.client_logged_in(index, talk, ok, reply),
+            Awaiting::StartTls | Awaiting::Greeting | Awaiting::Hello(_) | Awaiting::Quit => {
+                return false;
+            }
             Awaiting::Mail => {
                 if let Some(mail) = &mut talk.mail {
                     mail.mail_refused = !ok;
@@ -289,8 +385,7 @@ impl World {
                 }
                 self.client_begins(index, talk);
             }
-            Awaiting::StartTls | Awaiting::Auth | Awaiting::XClient => {}
-            Awaiting::Chunk | Awaiting::Noop => {}
+            Awaiting::Chunk | Awaiting::Noop | Awaiting::XClient => {}
         }
         true
     }
@@ -310,13 +405,7 @@ impl World {
         if mail.spoil == Spoil::HalfBody {
             let half = &mail.message[..mail.message.len() / 2];
             let _ = talk.smtp.body(half, wire);
-            let _ = self.net.write(
-                &mut self.agenda,
-                talk.conn,
-                Side::Opener,
-                wire,
-                Duration::ZERO,
-            );
+            let _ = self.client_writes(talk, wire);
             wire.clear();
             return false;
         }
@@ -325,17 +414,10 @@ impl World {
         let (token, taken) = (mail.token, mail.taken.clone());
         self.book.dotted(token, &taken);
         if mail.spoil == Spoil::DropAfterDot {
-            let _ = self.net.write(
-                &mut self.agenda,
-                talk.conn,
-                Side::Opener,
-                wire,
-                Duration::ZERO,
-            );
+            let _ = self.client_writes(talk, wire);
             self.tell(format_args!(
                 "client {index} leaves after the dot of t{token}"
             ));
-            wire.clear();
             return false;
         }
         sent
@@ -358,7 +440,7 @@ impl World {
         self.client_begins(index, talk);
     }
 
-    fn client_refused(&mut self, index: usize, token: u64) {
+    pub(crate) fn client_refused(&mut self, index: usize, token: u64) {
         if self.clients[index].probe {
             self.book
                 .blame(format!("t{token} is refused though all is well"));
@@ -367,7 +449,7 @@ impl World {
     }
 
     /// The next transaction of a connection, or its end.
-    fn client_begins(&mut self, index: usize, talk: &mut Talk) {
+    pub(crate) fn client_begins(&mut self, index: usize, talk: &mut Talk) {
         talk.steps.clear();
         if talk.left == 0 || self.clients[index].left == 0 {
             talk.steps.push_back(Step::Quit);
@@ -382,117 +464,6 @@ impl World {
         talk.steps
             .push_back(if reset { Step::Reset } else { Step::Data });
         talk.mail = Some(mail);
-    }
-
-    fn compose(&mut self, index: usize) -> Outgoing {
-        let token = self.next_token;
-        self.next_token += 1;
-        let client = &mut self.clients[index];
-        let rng = &mut client.rng;
-        let sender = format!("t{token}@{}", sender_domain(client.index));
-        let count = rng.range(1, self.profile.recipients);
-        let to: Vec<String> = (0..count)
-            .map(|number| {
-                let kind = if rng.chance(80) { "no-" } else { "" };
-                format!("{kind}r{token}x{number}@{}", self.names.any_domain(rng))
-            })
-            .collect();
-        let spoil = if client.probe || self.calm || !rng.chance(self.profile.client_per_mille) {
-            Spoil::Nothing
-        } else {
-            rng.pick(&[
-                Spoil::Leave(0),
-                Spoil::Leave(1),
-                Spoil::Leave(2),
-                Spoil::Reset,
-                Spoil::Reset,
-                Spoil::HalfBody,
-                Spoil::DropAfterDot,
-                Spoil::HalfClose,
-            ])
-        };
-        let message = write_message(token, &sender, &to, self.profile.body, rng);
-        self.book.began(token, &to, &message);
-        self.tell(format_args!(
-            "client {index} begins t{token} for {} ({spoil:?})",
-            to.join(" ")
-        ));
-        let path = |text: &String| text.parse().ok().map(ForwardPath::Mailbox);
-        Outgoing {
-            token,
-            from: sender
-                .parse()
-                .map_or(ReversePath::Null, ReversePath::Mailbox),
-            to: to.iter().filter_map(path).collect(),
-            message,
-            spoil,
-            mail_refused: false,
-            taken: Vec::new(),
-            data_refused: false,
-            dotted: false,
-        }
-    }
-
-    /// Sends what may be sent. False if the client leaves.
-    fn client_sends(&mut self, index: usize, talk: &mut Talk, wire: &mut Vec<u8>) -> bool {
-        while let Some(&step) = talk.steps.front() {
-            let refused = talk.mail.as_ref().is_some_and(|mail| mail.mail_refused);
-            if refused && step != Step::Quit {
-                talk.steps.clear();
-                break;
-            }
-            let spoil = talk.mail.as_ref().map_or(Spoil::Nothing, |mail| mail.spoil);
-            let leaves = match (spoil, step) {
-                (Spoil::Leave(0), Step::Mail) | (Spoil::Leave(1), Step::Rcpt(_)) => true,
-                (Spoil::Leave(2), Step::Data) => true,
-                (_, _) => false,
-            };
-            if leaves {
-                self.tell(format_args!("client {index} leaves at {step:?}"));
-                return false;
-            }
-            let sent = match (step, &talk.mail) {
-                (Step::Mail, Some(mail)) => {
-                    talk.smtp.mail(&mail.from, &MailParams::default(), wire)
-                }
-                (Step::Rcpt(rcpt), Some(mail)) => {
-                    talk.smtp.rcpt(&mail.to[rcpt], &RcptParams::default(), wire)
-                }
-                (Step::Data, _) => talk.smtp.data(wire),
-                (Step::Reset, _) => talk.smtp.reset(wire),
-                (Step::Quit, _) => talk.smtp.quit(wire),
-                (Step::Mail | Step::Rcpt(_), None) => return false,
-            };
-            match sent {
-                Ok(()) => talk.steps.pop_front(),
-                Err(SendError::NotYet | SendError::BurstFull) => return true,
-                Err(_) => return false,
-            };
-        }
-        self.client_gives_up(index, talk, wire)
-    }
-
-    /// A transaction that led to nothing, once all its replies are here.
-    fn client_gives_up(&mut self, index: usize, talk: &mut Talk, wire: &mut Vec<u8>) -> bool {
-        let idle = talk.smtp.awaiting().next().is_none();
-        // A reset concludes it with its own reply.
-        let failed = talk
-            .mail
-            .as_ref()
-            .is_some_and(|m| m.mail_refused || m.data_refused);
-        if !(idle && failed) {
-            return true;
-        }
-        if let Some(mail) = talk.mail.take() {
-            let nobody = mail.taken.is_empty() && !mail.mail_refused;
-            if nobody {
-                self.book.abandoned(mail.token);
-            } else {
-                self.client_refused(index, mail.token);
-            }
-        }
-        self.client_begins(index, talk);
-        self.client_sends(index, talk, wire)
     }
 
     /// The connection is over, one way or another.
@@ -520,26 +491,6 @@ impl World {
     }
 }
 
-fn write_message(token: u64, sender: &str, to: &[String], body: u64, rng: &mut Rng) -> Vec<u8> {
-    let mut text = format!(
-        "From: <{sender}>\r\nTo: {}\r\nDate: Mon, 23 Nov 2026 22:05:31 +0000\r\n\
-         Message-ID: <{sender}>\r\nSubject: number {token}\r\n\r\n",
-        to.iter()
-            .map(|to| format!("<{to}>"))
-            .collect::<Vec<_>>()
-            .join(",\r\n ")
-    );
-    let length = rng.below(body) as usize;
-    while text.len() < length {
-        let line = match rng.below(10) {
-            0 => ".".to_owned(),
-            1 => format!("..{token}"),
-            2 => String::new(),
-            3 => "MAIL FROM:<x@example.com>".to_owned(),
-            _ => format!("{:060x}", rng.next_u64()),
-        };
-        text.push_str(&line);
-        text.push_str("\r\n");
-    }
-    text.into_bytes()
+fn say_hello(talk: &mut Talk, wire: &mut Vec<u8>) -> bool {
+    Host::parse("client.test").is_ok_and(|name| talk.smtp.hello(Hello::Ehlo, &name, wire).is_ok())
 }

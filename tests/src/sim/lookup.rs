@@ -139,6 +139,12 @@ impl World {
         let Some(answer) = self.names.zone.answer(message, transport) else {
             return Vec::new();
         };
+        let udp = transport == relay_core::dns::Transport::Udp;
+        let mut answer = answer;
+        if udp && self.rng.chance(self.names.truncated_per_mille) {
+            // TC. RFC 1035 §4.1.1: what is there is not all.
+            answer[2] |= 0x02;
+        }
         if self.rng.chance(self.names.forged_per_mille)
             && transport == relay_core::dns::Transport::Udp
         {

@@ -14,8 +14,16 @@
 
 mod agenda;
 mod book;
+mod certs;
 mod client;
+mod compose;
 mod disk;
+mod drive;
+mod failure;
+mod figures;
+mod host;
+mod inspect;
+mod judge;
 mod lookup;
 mod names;
 mod net;
@@ -23,12 +31,19 @@ mod plant;
 mod profile;
 mod receiver;
 mod relay;
+mod requests;
+mod setup;
+mod sink;
 mod story;
 mod swarm;
+mod tamper;
+mod text;
+mod trouble;
 mod world;
 
-pub use book::Figures;
+pub use failure::Failure;
+pub use figures::Figures;
 pub use plant::Plant;
 pub use profile::{DiskWeather, Manner, NetProfile, Profile};
-pub use swarm::{run_seed, run_seeds};
+pub use swarm::{Found, find_plant, run_seed, run_seeds};
 pub use world::{Outcome, World};

@@ -2,11 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use relay_core::config::TlsLevel;
 use relay_core::dns::zone::{Failure, Zone};
 use relay_core::rng::Rng;
 
 use super::agenda::Dice;
-use super::profile::Manner;
+use super::certs::Papers;
+use super::profile::Profile;
+
+/// The domain whose mail takes the route.
+pub(crate) const SMART_DOMAIN: &str = "smart.test";
 
 /// Hosts that share the mail of some domains: one lane of the relay.
 #[derive(Debug, Clone)]
@@ -21,9 +26,15 @@ pub(crate) struct Names {
     pub(crate) groups: Vec<Group>,
     pub(crate) zone: Zone,
     hosts: usize,
+    /// The last host takes mail by a route only.
+    smart: bool,
+    /// Hosts whose certificate the zone names.
+    dane: Vec<bool>,
     /// Of a thousand questions, how many get no answer, or a forged one before the right one.
     pub(crate) silent_per_mille: u64,
     pub(crate) forged_per_mille: u64,
+    /// Of a thousand answers over UDP, how many do not fit.
+    pub(crate) truncated_per_mille: u64,
 }
 
 /// The name server that the relay asks.
@@ -57,7 +68,8 @@ pub(crate) fn host_name(host: usize) -> String {
 
 impl Names {
     /// One or two hosts a group, one or two domains, and the domains of the senders.
-    pub(crate) fn new(hosts: &[Manner], clients: u64, rng: &mut Rng) -> Self {
+    pub(crate) fn new(profile: &Profile, rng: &mut Rng) -> Self {
+        let (hosts, clients) = (&profile.hosts, profile.clients);
         let mut groups = Vec::new();
         let mut next = 0;
         while next < hosts.len() {
@@ -83,9 +95,15 @@ impl Names {
         let mut names = Self {
             groups,
             zone: Zone::new(),
-            hosts: hosts.len(),
+            hosts: hosts.len() + usize::from(profile.smart_host.is_some()),
+            smart: profile.smart_host.is_some(),
+            dane: hosts
+                .iter()
+                .map(|_| profile.dane && rng.chance(500))
+                .collect(),
             silent_per_mille: 0,
             forged_per_mille: 0,
+            truncated_per_mille: profile.dns_truncated_per_mille,
         };
         names.set_failing(&[]);
         names
@@ -94,8 +112,14 @@ impl Names {
     /// Makes these names fail, and no others.
     pub(crate) fn set_failing(&mut self, failing: &[(String, Failure)]) {
         let mut zone = Zone::new().mx("null.test", 0, ".").empty("bare.test");
+        if self.dane.contains(&true) {
+            zone = zone.authentic();
+        }
         for host in 0..self.hosts {
             zone = zone.address(&host_name(host), host_ip(host));
+            if let (TlsLevel::Verify, Some(papers)) = (self.dane_level(host), Papers::get()) {
+                zone = zone.tlsa(&host_name(host), 25, &papers.tlsa);
+            }
         }
         for group in &self.groups {
             for domain in &group.domains {
@@ -116,8 +140,38 @@ impl Names {
         self.zone = zone;
     }
 
+    /// What the zone asks for at a host. RFC 7672 §2.2: its TLSA record is in a secure zone.
+    pub(crate) fn dane_level(&self, host: usize) -> TlsLevel {
+        match self.dane.get(host) {
+            Some(true) => TlsLevel::Verify,
+            Some(false) | None => TlsLevel::None,
+        }
+    }
+
+    /// Whether a host takes mail by a route only.
+    pub(crate) fn is_smart(&self, host: usize) -> bool {
+        self.smart && host + 1 == self.hosts
+    }
+
+    /// Two domains change their hosts.
+    pub(crate) fn swap_domains(&mut self, rng: &mut Rng) {
+        let count = self.groups.len() as u64;
+        let (a, b) = (rng.below(count) as usize, rng.below(count) as usize);
+        if a == b {
+            return;
+        }
+        let (first, second) = (self.groups[a].domains.pop(), self.groups[b].domains.pop());
+        self.groups[a].domains.extend(second);
+        self.groups[b].domains.extend(first);
+        self.set_failing(&[]);
+    }
+
     /// Some name of the world.
     pub(crate) fn any_name(&self, rng: &mut Rng) -> String {
+        if self.dane.contains(&true) && rng.chance(300) {
+            let host = host_name(rng.below(self.hosts as u64) as usize);
+            return format!("_25._tcp.{host}");
+        }
         if rng.chance(400) {
             return host_name(rng.below(self.hosts as u64) as usize);
         }
@@ -132,8 +186,17 @@ impl Names {
                 .pick(&["gone.test", "null.test", "bare.test"])
                 .to_owned();
         }
+        if self.smart && rng.chance(200) {
+            return SMART_DOMAIN.to_owned();
+        }
         let group = &self.groups[rng.below(self.groups.len() as u64) as usize];
         group.domains[rng.below(group.domains.len() as u64) as usize].clone()
+    }
+
+    /// The hosts that take mail for a domain.
+    pub(crate) fn hosts_of(&self, domain: &str) -> Option<&[usize]> {
+        let is_its = |group: &&Group| group.domains.iter().any(|name| name == domain);
+        self.groups.iter().find(is_its).map(|group| &*group.hosts)
     }
 
     /// The hosts of the lane that a host belongs to.

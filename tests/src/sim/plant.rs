@@ -42,6 +42,20 @@ pub enum Plant {
     RecoverySkips,
     /// A recipient of a message with several is forgotten.
     RecipientDropped,
+    /// A certificate that must be verified is not.
+    CertificateForgotten,
+    /// What the zone says of a host's certificate is not asked for.
+    DaneForgotten,
+    /// REQUIRETLS is forgotten on the way to the delivery.
+    RequireTlsForgotten,
+    /// A message is not held until its release.
+    ReleaseForgotten,
+    /// What is in doubt is tried again, where it is to be held.
+    DoubtForgotten,
+    /// AUTH is offered before TLS.
+    LoginInClear,
+    /// All lanes share one connection.
+    LaneStarved,
 }
 
 impl Plant {
@@ -49,6 +63,11 @@ impl Plant {
     #[must_use]
     pub fn seeds_max(self) -> u64 {
         match self {
+            Self::LaneStarved
+            | Self::CertificateForgotten
+            | Self::DaneForgotten
+            | Self::RequireTlsForgotten => 400,
+            Self::ReleaseForgotten | Self::DoubtForgotten | Self::LoginInClear => 100,
             Self::ExpiryForgotten | Self::TlsForgotten | Self::RecoverySkips => 60,
             Self::AckBeforeSync
             | Self::OutcomeNoteLost
@@ -76,7 +95,7 @@ impl Plant {
     }
 
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 25] = [
         Self::AckBeforeSync,
         Self::OutcomeNoteLost,
         Self::OutcomeLost,
@@ -95,5 +114,12 @@ impl Plant {
         Self::RetryEarly,
         Self::RecoverySkips,
         Self::RecipientDropped,
+        Self::CertificateForgotten,
+        Self::DaneForgotten,
+        Self::RequireTlsForgotten,
+        Self::ReleaseForgotten,
+        Self::DoubtForgotten,
+        Self::LoginInClear,
+        Self::LaneStarved,
     ];
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use relay_core::config::InDoubt;
+use relay_core::config::{InDoubt, TlsLevel};
 use relay_core::rng::Rng;
 
 use super::agenda::Dice;
@@ -67,8 +67,30 @@ pub struct Profile {
     pub connection_messages: u32,
     /// Octets of a segment file.
     pub segment_size: u32,
-    /// Receivers offer STARTTLS, and the relay insists on it.
-    pub tls_required: bool,
+    /// How much TLS the relay asks of receivers.
+    pub delivery_tls: TlsLevel,
+    /// Of a thousand receivers, how many offer STARTTLS.
+    pub host_tls_per_mille: u64,
+    /// Of a thousand receivers, how many show a bad certificate or break handshakes off.
+    pub bad_tls_per_mille: u64,
+    /// The zone is secure, and names the certificates of half of the hosts: DANE.
+    pub dane: bool,
+    /// Some mail takes a route to a host of these manners that asks for a login.
+    pub smart_host: Option<Manner>,
+    /// How much TLS is asked of it.
+    pub smart_tls: TlsLevel,
+    /// TLS begins at once there, in the place of STARTTLS.
+    pub smart_implicit: bool,
+    /// Of a thousand clients, how many submit under TLS, with a login.
+    pub client_tls_per_mille: u64,
+    /// Of a thousand messages, how many ask for something: REQUIRETLS, a later release, priority.
+    pub wishes_per_mille: u64,
+    /// Of a thousand answers over UDP, how many are truncated.
+    pub dns_truncated_per_mille: u64,
+    /// How often two domains change their hosts.
+    pub zone_changes: u64,
+    /// How often the configuration is loaded anew.
+    pub reloads: u64,
     /// A fault of ours, put in on purpose.
     pub plant: Option<Plant>,
 }
@@ -197,7 +219,18 @@ impl Profile {
             connections: 100,
             connection_messages: 20,
             segment_size: 256 << 10,
-            tls_required: false,
+            delivery_tls: TlsLevel::Opportunistic,
+            host_tls_per_mille: 0,
+            bad_tls_per_mille: 0,
+            dane: false,
+            smart_host: None,
+            smart_tls: TlsLevel::Opportunistic,
+            smart_implicit: false,
+            client_tls_per_mille: 0,
+            wishes_per_mille: 0,
+            dns_truncated_per_mille: 0,
+            zone_changes: 0,
+            reloads: 0,
             plant: None,
         }
     }
@@ -240,6 +273,7 @@ impl Profile {
         } else {
             net
         };
+        let tls = rng.chance(250);
         Self {
             duration: rng.pick(&[MINUTE * 5, MINUTE * 30, HOUR * 2, HOUR * 8]),
             clients: rng.range(1, 5),
@@ -277,7 +311,26 @@ impl Profile {
             } else {
                 rng.pick(&[64 << 10, 256 << 10])
             },
-            tls_required: rng.chance(100),
+            delivery_tls: match tls {
+                true => rng.pick(&[
+                    TlsLevel::Opportunistic,
+                    TlsLevel::Require,
+                    TlsLevel::Verify,
+                    TlsLevel::None,
+                ]),
+                false => TlsLevel::Opportunistic,
+            },
+            host_tls_per_mille: if tls { rng.pick(&[500, 900, 1000]) } else { 0 },
+            bad_tls_per_mille: if tls { rng.pick(&[0, 200, 500]) } else { 0 },
+            dane: tls && rng.chance(400),
+            smart_host: rng.chance(150).then(|| rng.pick(&Manner::ALL)),
+            smart_tls: rng.pick(&[TlsLevel::Opportunistic, TlsLevel::Require, TlsLevel::Verify]),
+            smart_implicit: rng.chance(500),
+            client_tls_per_mille: if rng.chance(200) { 600 } else { 0 },
+            wishes_per_mille: some(rng, 250, 300),
+            dns_truncated_per_mille: some(rng, 200, 600),
+            zone_changes: some(rng, 150, 6),
+            reloads: some(rng, 150, 4),
             in_doubt: match rng.chance(200) {
                 true => InDoubt::Hold,
                 false => InDoubt::Retry,

@@ -3,216 +3,26 @@
 //! A host decides at each stage of a session: take it, refuse it, take its time, drop the connection,
 //! or fall silent. What it answers 250 to is in the book before the answer is on its way.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::channel::{Channel, ServerTls};
-use relay_core::rng::Rng;
-use relay_core::time::Instant;
-use smtp_proto::Extension;
-use smtp_proto::server::{Config, Connection, Event as Smtp, Progress, Rejection};
+use relay_core::channel::Channel;
+use relay_core::config::TlsLevel;
+use smtp_proto::server::{Auth, Connection, Event as Smtp, Progress, Rejection};
 
 use super::agenda::Dice;
-use super::names::{host_ip, host_name};
+use super::certs::Paper;
+use super::host::{Act, Stage, Talk};
+use super::names::host_ip;
 use super::net::{ConnId, Found, Side};
 use super::profile::Manner;
+use super::text::token_of;
 use super::world::{Event, World};
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// A receiving host.
-#[derive(Debug)]
-pub(crate) struct Host {
-    pub(crate) manner: Manner,
-    config: Arc<Config>,
-    rng: Rng,
-    /// When a pair of sender and recipient was seen first.
-    known: BTreeMap<String, Instant>,
-    greylisted_for: Duration,
-    /// When messages were taken lately.
-    recent: Vec<Instant>,
-    open: usize,
-}
-
-/// One connection to a host.
-#[derive(Debug)]
-pub(crate) struct Talk {
-    pub(crate) host: usize,
-    /// Of the relay.
-    life: u32,
-    conn: ConnId,
-    smtp: Connection,
-    channel: Channel,
-    handshaking: bool,
-    from: String,
-    recipients: Vec<String>,
-    body: Vec<u8>,
-    messages: u32,
-    /// The sender of the last message.
-    last: String,
-    /// It reads no more and says no more.
-    mute: bool,
-    /// It will read later.
-    sipping: bool,
-}
-
-/// Where a session is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Greeting,
-    Hello,
-    Mail,
-    Rcpt,
-    Data,
-    Dot,
-}
-
-/// What a host does.
-#[derive(Debug)]
-enum Act {
-    Take,
-    Refuse(Rejection, &'static str),
-    /// Close without a word.
-    Drop,
-    /// Take it, and close without a word.
-    TakeAndDrop,
-    Mute,
-}
-
-impl Host {
-    pub(crate) fn new(index: usize, manner: Manner, tls: bool, mut rng: Rng) -> Option<Self> {
-        let mut config = Config::new(host_name(index).parse().ok()?);
-        if tls {
-            config = config.with(Extension::StartTls);
-        }
-        for (extension, per_mille) in [
-            (Extension::Pipelining, 300),
-            (Extension::Chunking, 400),
-            (Extension::Dsn, 600),
-            (Extension::Size, 200),
-        ] {
-            if rng.chance(per_mille) {
-                config.extensions = config.extensions.without(extension);
-            }
-        }
-        if rng.chance(200) {
-            config.limits.recipients = 2;
-        }
-        Some(Self {
-            manner,
-            config: Arc::new(config),
-            greylisted_for: rng.pick(&[SECOND * 30, MINUTE * 5, MINUTE * 30]),
-            rng,
-            known: BTreeMap::new(),
-            recent: Vec::new(),
-            open: 0,
-        })
-    }
-
-    /// Whether a connection is answered; if not, whether it is refused.
-    pub(crate) fn answers(&mut self) -> Result<(), bool> {
-        match self.manner {
-            Manner::Down if self.rng.chance(850) => Err(self.rng.chance(500)),
-            Manner::Down
-            | Manner::Healthy
-            | Manner::Moody
-            | Manner::Greylisting
-            | Manner::Dropping
-            | Manner::Limiting
-            | Manner::Slow
-            | Manner::Sipping => Ok(()),
-        }
-    }
-
-    fn act(&mut self, stage: Stage, who: &str, now: Instant) -> Act {
-        match self.manner {
-            Manner::Healthy | Manner::Slow | Manner::Sipping | Manner::Down => Act::Take,
-            Manner::Moody => self.moody(stage),
-            Manner::Greylisting => self.greylist(stage, who, now),
-            Manner::Dropping => self.drop_now(stage),
-            Manner::Limiting => self.limit(stage, now),
-        }
-    }
-
-    fn moody(&mut self, stage: Stage) -> Act {
-        if !self.rng.chance(70) {
-            return Act::Take;
-        }
-        let (why, text) = self.rng.pick(&[
-            (Rejection::SHUTTING_DOWN, "Going down"),
-            (Rejection::RATE, "Too fast"),
-            (Rejection::LOCAL_ERROR, "Something broke"),
-            (Rejection::STORAGE_FULL, "No room"),
-            (Rejection::TOO_MANY_RECIPIENTS, "Enough"),
-            (Rejection::NO_SUCH_MAILBOX, "Nobody here"),
-            (Rejection::POLICY, "We do not like it"),
-            (Rejection::TOO_LARGE, "Too large"),
-        ]);
-        // A hello that is refused for good bounces everything; once in a while is enough.
-        if matches!(stage, Stage::Greeting | Stage::Hello) && !why.is_transient() {
-            return Act::Take;
-        }
-        Act::Refuse(why, text)
-    }
-
-    fn greylist(&mut self, stage: Stage, who: &str, now: Instant) -> Act {
-        if stage != Stage::Rcpt {
-            return Act::Take;
-        }
-        let first = *self.known.entry(who.to_owned()).or_insert(now);
-        if now.since(first) >= self.greylisted_for {
-            return Act::Take;
-        }
-        let text = match self.greylisted_for.as_secs() {
-            30 => "Greylisted, try again in 30 seconds",
-            300 => "Greylisted for 5 minutes",
-            _ => "Greylisted, please try again later",
-        };
-        Act::Refuse(Rejection::transient(451, 7, 1), text)
-    }
-
-    fn drop_now(&mut self, stage: Stage) -> Act {
-        match self.rng.below(100) {
-            0..7 => Act::Drop,
-            7..12 if stage == Stage::Dot => Act::TakeAndDrop,
-            12 => Act::Mute,
-            _ => Act::Take,
-        }
-    }
-
-    fn limit(&mut self, stage: Stage, now: Instant) -> Act {
-        match stage {
-            Stage::Greeting if self.open > 2 => {
-                Act::Refuse(Rejection::GO_AWAY, "Too many connections")
-            }
-            Stage::Mail => {
-                self.recent.retain(|&at| now.since(at) < MINUTE);
-                if self.recent.len() >= 6 {
-                    return Act::Refuse(Rejection::RATE, "Too many messages");
-                }
-                self.recent.push(now);
-                Act::Take
-            }
-            Stage::Greeting | Stage::Hello | Stage::Rcpt | Stage::Data | Stage::Dot => Act::Take,
-        }
-    }
-
-    fn delay(&mut self, stage: Stage) -> Duration {
-        if self.manner != Manner::Slow {
-            return Duration::ZERO;
-        }
-        if stage == Stage::Dot && self.rng.chance(100) {
-            return MINUTE * 9 + SECOND * 30;
-        }
-        self.rng.time(SECOND / 100, SECOND * 40)
-    }
-}
 
 impl World {
     /// The relay's connection has arrived at a host.
-    pub(crate) fn greet(&mut self, conn: ConnId, host: usize) {
+    pub(crate) fn greet(&mut self, conn: ConnId, host: usize, implicit: bool) {
         let now = self.agenda.now();
         let who = &mut self.hosts[host];
         who.open += 1;
@@ -227,6 +37,7 @@ impl World {
             smtp,
             channel: Channel::plain(),
             handshaking: false,
+            greeting: Vec::new(),
             from: String::new(),
             recipients: Vec::new(),
             body: Vec::new(),
@@ -245,6 +56,13 @@ impl World {
             }
         }
         let over = matches!(act, Act::Refuse(..) | Act::Drop);
+        if implicit && let Some(tls) = self.hosts[host].tls() {
+            talk.smtp.tls_started();
+            talk.handshaking = false;
+            talk.greeting = std::mem::take(&mut wire);
+            // It cannot fail on a channel that is new.
+            let _ = talk.channel.start_server(tls);
+        }
         // A connection that broke meanwhile is noticed when it is read.
         let _ = self
             .net
@@ -331,6 +149,10 @@ impl World {
         }
         let mut wire = Vec::new();
         talk.channel.flush(&mut wire);
+        if !talk.channel.handshaking() {
+            let greeting = std::mem::take(&mut talk.greeting);
+            talk.channel.send(&greeting, &mut wire);
+        }
         let mut delay = Duration::ZERO;
         let mut open = true;
         let mut input = &plain[..];
@@ -343,7 +165,10 @@ impl World {
                     let mut smtp_wire = std::mem::take(&mut said);
                     open = self.decide(talk, event, &mut smtp_wire, &mut delay);
                     talk.channel.send(&smtp_wire, &mut wire);
-                    if start_tls && let Some(tls) = &self.server_tls {
+                    if start_tls && self.hosts[talk.host].breaks_tls {
+                        wire.extend_from_slice(b"\x15\x03\x01\x00\x02\x02\x28");
+                        open = false;
+                    } else if start_tls && let Some(tls) = self.hosts[talk.host].tls() {
                         talk.handshaking = talk.channel.start_server(tls).is_ok();
                     }
                     open &= !talk.smtp.is_closed();
@@ -379,11 +204,7 @@ impl World {
                     .unwrap_or_default();
                 talk.recipients.clear();
                 talk.body.clear();
-                let clear = self.profile.tls_required && !talk.smtp.is_tls();
-                if clear {
-                    self.book
-                        .blame("mail was sent in clear text, though TLS is required".into());
-                }
+                self.check_tls(talk);
                 Stage::Mail
             }
             Smtp::Rcpt(rcpt) => {
@@ -399,7 +220,26 @@ impl World {
                 return true;
             }
             Smtp::StartTls => return talk.smtp.accept("", wire).is_ok(),
-            Smtp::Auth(_) | Smtp::XClient(_) => return true,
+            Smtp::Auth(Auth::Cancelled) | Smtp::XClient(_) => return true,
+            Smtp::Auth(auth) => {
+                if !talk.channel.is_tls() {
+                    self.book.blame(format!(
+                        "a password is shown to mx{} in clear text",
+                        talk.host
+                    ));
+                }
+                let secret = match auth {
+                    Auth::Start {
+                        initial_response, ..
+                    } => initial_response.as_ref(),
+                    Auth::Response(response) => Some(response),
+                    Auth::Cancelled => None,
+                };
+                return match secret {
+                    Some(_) => talk.smtp.accept("", wire).is_ok(),
+                    None => talk.smtp.challenge(b"", wire).is_ok(),
+                };
+            }
             Smtp::Reset | Smtp::BodyRefused(_) | Smtp::Quit => return true,
         };
         let host = &mut self.hosts[talk.host];
@@ -452,6 +292,43 @@ impl World {
         }
     }
 
+    /// The rules of TLS, at MAIL: what the configuration, the host's TLSA records and the message itself
+    /// ask for.
+    fn check_tls(&mut self, talk: &Talk) {
+        let host = talk.host;
+        let demands = [
+            (self.level_of(host), "the configuration"),
+            (self.names.dane_level(host), "its TLSA record"),
+            (self.book.level_of(token_of(&talk.from)), "REQUIRETLS"),
+        ];
+        let tls = talk.smtp.is_tls();
+        let verified = tls && self.hosts[host].paper == Paper::Good;
+        for (level, who) in demands {
+            let kept = match level {
+                TlsLevel::None | TlsLevel::Opportunistic => true,
+                TlsLevel::Require => tls,
+                TlsLevel::Verify => verified,
+            };
+            if !kept {
+                let how = if tls {
+                    "without a certificate that proves it"
+                } else {
+                    "in clear text"
+                };
+                self.book.blame(format!(
+                    "mail is sent to mx{host} {how}, where {who} asks for more"
+                ));
+            }
+        }
+    }
+
+    fn level_of(&self, host: usize) -> TlsLevel {
+        match self.names.is_smart(host) {
+            true => self.profile.smart_tls,
+            false => self.profile.delivery_tls,
+        }
+    }
+
     /// The host answers 250 to the final dot: the message is its own from now on.
     fn took(&mut self, talk: &mut Talk) {
         let now = self.agenda.now();
@@ -480,23 +357,8 @@ impl World {
     /// Everybody behaves from now on.
     pub(crate) fn calm_hosts(&mut self) {
         for (index, host) in self.hosts.iter_mut().enumerate() {
-            host.manner = Manner::Healthy;
+            host.mend();
             self.net.part(host_ip(index), self.agenda.now());
         }
     }
-}
-
-/// The certificate of every server of every world.
-pub(crate) fn server_tls() -> Option<Arc<ServerTls>> {
-    use std::sync::OnceLock;
-    static TLS: OnceLock<Option<Arc<ServerTls>>> = OnceLock::new();
-    TLS.get_or_init(|| {
-        // Ed25519 signatures have one length: records are as long in a replay.
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).ok()?;
-        let params = rcgen::CertificateParams::new(vec!["relay.test".to_owned()]).ok()?;
-        let certificate = params.self_signed(&key).ok()?;
-        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).ok()?;
-        ServerTls::new(vec![certificate.der().clone()], key).ok()
-    })
-    .clone()
 }

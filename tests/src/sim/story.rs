@@ -4,6 +4,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use relay_core::events::{DeliveryEvent, EventKind};
+
+use super::world::World;
+
 /// Lines that are kept.
 const KEPT: usize = 60;
 
@@ -61,5 +65,58 @@ impl Story {
     /// The last lines.
     pub(crate) fn end(&self) -> Vec<String> {
         self.lines.iter().cloned().collect()
+    }
+}
+
+impl World {
+    pub(crate) fn tell(&mut self, what: fmt::Arguments<'_>) {
+        let at = self
+            .agenda
+            .now()
+            .since_origin()
+            .saturating_sub(Duration::from_secs(1_000_000));
+        self.story.tell(at, what);
+    }
+
+    pub(crate) fn tell_event(&mut self, event: &DeliveryEvent) {
+        let id = &event.id;
+        match &event.kind {
+            EventKind::Accepted { from, about, .. } => {
+                self.tell(format_args!(
+                    "{id} accepted from <{from}> {}",
+                    about.as_deref().unwrap_or("")
+                ));
+            }
+            EventKind::Delivered(attempt) => {
+                self.tell(format_args!(
+                    "{id} delivered to {}",
+                    attempt.recipients.join(" ")
+                ));
+            }
+            EventKind::Deferred {
+                attempt,
+                next,
+                in_doubt,
+            } => {
+                let doubt = if *in_doubt { ", in doubt" } else { "" };
+                let (to, reason) = (attempt.recipients.join(" "), &attempt.reason);
+                let nr = attempt.attempt;
+                let next = next.as_deref().unwrap_or("it is released");
+                self.tell(format_args!(
+                    "{id} attempt {nr} for {to} until {next}{doubt}: {} {}",
+                    reason.rule, reason.text
+                ));
+            }
+            EventKind::Bounced(attempt) | EventKind::Expired(attempt) => {
+                let (to, reason) = (attempt.recipients.join(" "), &attempt.reason);
+                self.tell(format_args!(
+                    "{id} fails for {to}: {} {}",
+                    reason.rule, reason.text
+                ));
+            }
+            EventKind::Changed { change, .. } => self.tell(format_args!("{id} {change}")),
+            EventKind::Preflight { .. } => {}
+            EventKind::NotReported { why } => self.tell(format_args!("{id} not reported: {why}")),
+        }
     }
 }

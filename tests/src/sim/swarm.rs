@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use relay_core::rng::Rng;
 
-use super::book::Figures;
+use super::figures::Figures;
 use super::plant::Plant;
 use super::profile::Profile;
 use super::world::{Outcome, World};
@@ -76,19 +76,54 @@ pub fn run_seeds(
     });
 }
 
-impl Figures {
-    /// Adds those of another run.
-    pub fn add(&mut self, other: &Self) {
-        self.begun += other.begun;
-        self.acknowledged += other.acknowledged;
-        self.refused += other.refused;
-        self.in_doubt += other.in_doubt;
-        self.received += other.received;
-        self.duplicates += other.duplicates;
-        self.failed += other.failed;
-        self.reports += other.reports;
-        self.crashes += other.crashes;
-        self.held += other.held;
-        self.disk_faults += other.disk_faults;
+/// How a planted fault was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What the rule said, without the names of this one world.
+    pub rule: String,
+    /// In how many worlds it was found: the median of the rounds.
+    pub median: u64,
+    /// In how many it was found at the latest.
+    pub most: u64,
+}
+
+/// Looks for a planted fault in several rounds, each in other worlds. None if a round did not find it in
+/// three times the worlds that it may need.
+#[must_use]
+pub fn find_plant(plant: Plant, rounds: u64, threads: usize) -> Option<Found> {
+    let most = plant.seeds_max() * 3;
+    let mut tries = Vec::new();
+    for round in 0..rounds {
+        let first = 1 + round * 100_000;
+        let mut found: Option<(u64, String)> = None;
+        run_seeds(first, most, threads, Some(plant), |outcome| {
+            if let Some(wrong) = outcome.wrong
+                && found.as_ref().is_none_or(|(seed, _)| outcome.seed < *seed)
+            {
+                found = Some((outcome.seed, wrong));
+            }
+            found.is_none()
+        });
+        let (seed, wrong) = found?;
+        tries.push((seed - first + 1, wrong));
     }
+    tries.sort();
+    let (median, wrong) = tries.get(tries.len() / 2)?;
+    Some(Found {
+        rule: rule(wrong),
+        median: *median,
+        most: tries.last()?.0,
+    })
+}
+
+/// A blame without the addresses, times and numbers of its world.
+fn rule(wrong: &str) -> String {
+    let word = |word: &str| match word.chars().any(|c| c.is_ascii_digit() || c == '@') {
+        true => "…".to_owned(),
+        false => word.to_owned(),
+    };
+    let text = wrong.split([';', '{']).next().unwrap_or_default();
+    let mut words: Vec<String> = text.split_whitespace().map(word).collect();
+    words.dedup();
+    words.join(" ")
 }

@@ -14,33 +14,28 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::admin::{Action, AdminRequest, AdminResponse, QueueEntry, Selector};
-use relay_core::channel::{ClientTls, ServerTls};
-use relay_core::config::{Config, Credential, Listener, ListenerTls, TlsLevel};
-use relay_core::engine::Input as ToEngine;
-use relay_core::events::{DeliveryEvent, EventKind};
-use relay_core::id::{AdminId, DeliveryId, SessionId};
+use relay_core::admin::AdminResponse;
+use relay_core::config::Config;
+use relay_core::id::{DeliveryId, SessionId};
 use relay_core::rng::Rng;
 use relay_core::time::{Instant, Now, UnixTime};
 
 use super::agenda::{Agenda, Dice};
-use super::book::{Book, Figures, millis};
+use super::book::Book;
 use super::client::Client;
 use super::disk::SimDisk;
-use super::names::{Names, host_ip, server};
+use super::figures::Figures;
+use super::host::{Host, Talk};
+use super::names::Names;
 use super::net::{Arrival, ConnId, Net, Side};
 use super::plant::Plant;
 use super::profile::{DiskWeather, Profile};
-use super::receiver::{Host, Talk, server_tls};
 use super::relay::{Inner, Relay};
+use super::setup::config;
 use super::story::Story;
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-
-/// After the trouble is over, the queue must be empty within this time and the longest retry step:
-/// a back-off of half an hour, twice, and what is slow.
-const DRAIN: Duration = Duration::from_secs(3 * 3600);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// More events than this are no world but a loop.
 const EVENTS_MAX: u64 = 20_000_000;
@@ -63,6 +58,8 @@ pub(crate) enum Event {
     Boot,
     Partition,
     Jump,
+    ZoneChange,
+    Reload,
     Admin,
     Check,
     Calm,
@@ -97,20 +94,22 @@ pub struct World {
     pub(crate) book: Book,
     pub(crate) story: Story,
     pub(crate) config: Arc<Config>,
-    pub(crate) server_tls: Option<Arc<ServerTls>>,
-    pub(crate) client_tls: Option<Arc<ClientTls>>,
     /// All trouble is over.
     pub(crate) calm: bool,
-    weather: DiskWeather,
+    pub(crate) weather: DiskWeather,
     /// How the machine stops at the next stop of the disk.
-    power_cut: bool,
+    pub(crate) power_cut: bool,
     /// A start of the relay is on the agenda.
-    down: bool,
+    pub(crate) down: bool,
     /// Milliseconds that the wall clock is off.
-    wall_offset: i64,
-    answer: Option<AdminResponse>,
-    calm_at: Instant,
-    events: u64,
+    pub(crate) wall_offset: i64,
+    pub(crate) answer: Option<AdminResponse>,
+    /// When the configuration was loaded anew.
+    pub(crate) reloaded: Option<Instant>,
+    /// Since when jobs are ready that nothing keeps from being tried: message, domain.
+    pub(crate) ready: BTreeMap<(String, String), Instant>,
+    pub(crate) calm_at: Instant,
+    pub(crate) events: u64,
 }
 
 impl fmt::Debug for World {
@@ -152,13 +151,13 @@ impl World {
     #[must_use]
     pub fn with(seed: u64, profile: Profile) -> Self {
         let mut rng = Rng::from_number(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let names = Names::new(&profile.hosts, profile.clients, &mut rng);
-        let tls = profile.tls_required;
-        let hosts = profile.hosts.iter().enumerate();
-        let hosts = hosts.filter_map(|(index, &manner)| Host::new(index, manner, tls, rng.fork()));
+        let names = Names::new(&profile, &mut rng);
+        let hosts = profile.hosts.iter().chain(&profile.smart_host).enumerate();
+        let hosts =
+            hosts.filter_map(|(index, &manner)| Host::new(index, manner, &profile, rng.fork()));
         let hosts = hosts.collect();
         let clients = (0..profile.clients)
-            .map(|index| Client::new(index, profile.messages, rng.fork()))
+            .map(|index| Client::new(index, &profile, rng.fork()))
             .collect();
         let mut world = Self {
             seed,
@@ -176,14 +175,14 @@ impl World {
             book: Book::new(&profile),
             story: Story::new(),
             config: Arc::new(config(&profile)),
-            server_tls: server_tls(),
-            client_tls: None,
             calm: false,
             weather: DiskWeather::default(),
             power_cut: false,
             down: true,
             wall_offset: 0,
             answer: None,
+            reloaded: None,
+            ready: BTreeMap::new(),
             calm_at: Instant::default(),
             events: 0,
             profile,
@@ -218,6 +217,8 @@ impl World {
             partitions,
             clock_jumps,
             admin,
+            zone_changes,
+            reloads,
             ..
         } = self.profile;
         self.calm_at = start + duration;
@@ -245,6 +246,8 @@ impl World {
         times(partitions, |_| Event::Partition);
         times(clock_jumps, |_| Event::Jump);
         times(admin, |_| Event::Admin);
+        times(zone_changes, |_| Event::ZoneChange);
+        times(reloads, |_| Event::Reload);
         for _ in 0..disk_storms {
             let at = start + Duration::from_micros(self.rng.below(duration.as_micros() as u64));
             let end = at + self.rng.time(Duration::from_secs(10), 40 * MINUTE);
@@ -308,57 +311,6 @@ impl World {
         self.weather.slow
     }
 
-    pub(crate) fn tell(&mut self, what: fmt::Arguments<'_>) {
-        let at = self
-            .agenda
-            .now()
-            .since_origin()
-            .saturating_sub(Duration::from_secs(1_000_000));
-        self.story.tell(at, what);
-    }
-
-    pub(crate) fn tell_event(&mut self, event: &DeliveryEvent) {
-        let id = &event.id;
-        match &event.kind {
-            EventKind::Accepted { from, about, .. } => {
-                self.tell(format_args!(
-                    "{id} accepted from <{from}> {}",
-                    about.as_deref().unwrap_or("")
-                ));
-            }
-            EventKind::Delivered(attempt) => {
-                self.tell(format_args!(
-                    "{id} delivered to {}",
-                    attempt.recipients.join(" ")
-                ));
-            }
-            EventKind::Deferred {
-                attempt,
-                next,
-                in_doubt,
-            } => {
-                let doubt = if *in_doubt { ", in doubt" } else { "" };
-                let (to, reason) = (attempt.recipients.join(" "), &attempt.reason);
-                let nr = attempt.attempt;
-                let next = next.as_deref().unwrap_or("it is released");
-                self.tell(format_args!(
-                    "{id} attempt {nr} for {to} until {next}{doubt}: {} {}",
-                    reason.rule, reason.text
-                ));
-            }
-            EventKind::Bounced(attempt) | EventKind::Expired(attempt) => {
-                let (to, reason) = (attempt.recipients.join(" "), &attempt.reason);
-                self.tell(format_args!(
-                    "{id} fails for {to}: {} {}",
-                    reason.rule, reason.text
-                ));
-            }
-            EventKind::Changed { change, .. } => self.tell(format_args!("{id} {change}")),
-            EventKind::Preflight { .. } => {}
-            EventKind::NotReported { why } => self.tell(format_args!("{id} not reported: {why}")),
-        }
-    }
-
     /// One event. True at the end of the world.
     fn happen(&mut self, event: Event) -> bool {
         match event {
@@ -385,6 +337,8 @@ impl World {
             Event::Boot => {}
             Event::Partition => self.partition(),
             Event::Jump => self.jump(),
+            Event::ZoneChange => self.change_zone(),
+            Event::Reload => self.reload(),
             Event::Admin => self.administer(),
             Event::Calm => self.begin_calm(),
             Event::Check => return self.check(),
@@ -409,272 +363,4 @@ impl World {
             }
         }
     }
-
-    /// Notices that the machine stopped, or that the relay did what must not be done.
-    fn look_at_disk(&mut self) {
-        self.book.faults(self.disk.faults());
-        if let Some(wrong) = self.disk.wrong() {
-            self.book.blame(wrong);
-        }
-        if self.down {
-            return;
-        }
-        if self.disk.has_stopped() {
-            let power_cut = self.power_cut;
-            let how = if power_cut {
-                "the power fails"
-            } else {
-                "the process is killed"
-            };
-            self.tell(format_args!("{how}"));
-            self.die(power_cut);
-            self.come_back(power_cut);
-        } else if self.relay.is_none() {
-            self.come_back(false);
-        }
-    }
-
-    /// The machine runs again, and the relay will soon.
-    fn come_back(&mut self, power_cut: bool) {
-        self.disk.reboot(power_cut);
-        let flip = self.rng.chance(500) && self.book.figures.crashes <= self.profile.flips;
-        if flip
-            && !self.calm
-            && let Some(what) = self.disk.flip()
-        {
-            self.book.flipped();
-            self.tell(format_args!("a bit turns in {what}"));
-        }
-        let down = self.rng.time(Duration::from_millis(50), 20 * MINUTE);
-        self.down = true;
-        self.book.was_down(down);
-        self.agenda.after(down, Event::Boot);
-    }
-
-    fn crash(&mut self, power_cut: bool, after_calls: u64) {
-        if self.calm || self.relay.is_none() {
-            return;
-        }
-        self.power_cut = power_cut;
-        match after_calls {
-            0 => self.disk.stop(),
-            calls => {
-                let calls = 1 + self.rng.below(calls);
-                self.disk.stop_in(calls);
-            }
-        }
-    }
-
-    fn partition(&mut self) {
-        let host = self.rng.below(self.hosts.len() as u64) as usize;
-        let until = self.agenda.now() + self.rng.time(Duration::from_secs(1), 30 * MINUTE);
-        if !self.calm {
-            self.tell(format_args!("mx{host} cannot be reached for a while"));
-            self.net.part(host_ip(host), until.min(self.calm_at));
-        }
-    }
-
-    fn jump(&mut self) {
-        let years = 365 * 24 * 3_600_000;
-        let jump = self.rng.pick(&[
-            -600_000,
-            600_000,
-            86_400_000,
-            -86_400_000,
-            years,
-            -10 * years,
-        ]);
-        if !self.calm {
-            self.tell(format_args!("the wall clock jumps by {jump} ms"));
-            self.wall_offset += jump;
-        }
-    }
-
-    /// Asks the engine as `smtp-relay queue` does.
-    fn ask_admin(&mut self, request: AdminRequest) -> Option<AdminResponse> {
-        self.answer = None;
-        self.engine_in(ToEngine::Admin(AdminId(1), request));
-        self.answer.take()
-    }
-
-    pub(crate) fn admin_answered(&mut self, response: AdminResponse) {
-        self.answer = Some(response);
-    }
-
-    fn queue(&mut self) -> Vec<QueueEntry> {
-        let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let selector = Selector::default();
-            let request = AdminRequest::List {
-                selector,
-                after,
-                limit: 100,
-            };
-            let Some(AdminResponse::List(list)) = self.ask_admin(request) else {
-                return all;
-            };
-            let Some(last) = list.last() else {
-                return all;
-            };
-            after = last.id.parse().ok();
-            all.extend(list);
-        }
-    }
-
-    /// An administrator does something to a message.
-    fn administer(&mut self) {
-        let queue = self.queue();
-        if self.calm || queue.is_empty() {
-            return;
-        }
-        let entry = &queue[self.rng.below(queue.len() as u64) as usize];
-        let action = self.rng.pick(&[
-            Action::Retry,
-            Action::Retry,
-            Action::Hold,
-            Action::Release,
-            Action::Bounce,
-            Action::Remove,
-        ]);
-        let id = entry.id.clone();
-        self.tell(format_args!("an administrator: {action:?} {id}"));
-        self.book.touched(Some(&id));
-        let selector = Selector {
-            id: Some(id),
-            ..Selector::default()
-        };
-        let _ = self.ask_admin(AdminRequest::Act(action, selector));
-    }
-
-    /// All trouble ends.
-    fn begin_calm(&mut self) {
-        self.tell(format_args!("all is well from now on"));
-        self.calm = true;
-        self.weather = DiskWeather::default();
-        self.disk.set_weather(self.weather);
-        self.disk.go_on();
-        self.net.calm();
-        self.calm_hosts();
-        self.name_weather();
-        let index = self.clients.len();
-        let probe = Client::probe(index as u64, self.rng.fork());
-        self.clients.push(probe);
-        // The machine may be down still, for as long as it may be down.
-        self.agenda.after(25 * MINUTE, Event::ClientGoes(index));
-    }
-
-    /// Looks at everything once a minute. True at the end.
-    fn check(&mut self) -> bool {
-        let now = self.now();
-        let wait = if self.calm {
-            MINUTE / 2
-        } else {
-            self.profile.duration / 50
-        };
-        self.agenda.after(wait.max(MINUTE / 2), Event::Check);
-        if self.relay.is_none() {
-            return false;
-        }
-        let queue = self.queue();
-        self.check_queue(&queue, now);
-        let Some(AdminResponse::Status(status)) = self.ask_admin(AdminRequest::Status) else {
-            return false;
-        };
-        let out = status.delivered + status.bounced + status.expired + status.removed;
-        if status.accepted + status.recovered != out + status.queued {
-            self.book
-                .blame(format!("recipients are not conserved: {status:?}"));
-        }
-        if !self.calm {
-            return false;
-        }
-        let held = |entry: &QueueEntry| entry.held || entry.jobs.iter().any(|j| j.state == "held");
-        if queue.iter().any(held) {
-            self.book.touched(None);
-            let _ = self.ask_admin(AdminRequest::Act(Action::Release, Selector::default()));
-        }
-        let done = self.clients.iter().all(Client::is_done);
-        let idle = self
-            .engine(relay_core::engine::Engine::is_idle)
-            .unwrap_or(false);
-        let all_here = status.store.recovering.is_none();
-        if done && status.queued == 0 && status.messages == 0 && idle && all_here {
-            self.tell(format_args!("the queue is empty"));
-            self.book.settle();
-            return true;
-        }
-        let longest = self.profile.retry.iter().max().copied().unwrap_or(HOUR);
-        // A message that is damaged at rest is tried until its time is over, and a clock that goes
-        // back makes it new once.
-        let damaged = match self.profile.flips {
-            0 => Duration::ZERO,
-            _ => self.profile.expire * 2 + HOUR,
-        };
-        if now.instant.since(self.calm_at) > DRAIN + longest * 2 + damaged {
-            let left = queue.first();
-            self.book.blame(format!(
-                "the queue does not drain: {}; {status:?}, first: {left:?}",
-                self.waits()
-            ));
-        }
-        false
-    }
-
-    fn check_queue(&mut self, queue: &[QueueEntry], now: Now) {
-        let ages: Vec<(String, bool)> = queue
-            .iter()
-            .map(|entry| (entry.id.clone(), entry.held))
-            .collect();
-        self.book.check_ages(&ages, now.instant);
-        for entry in queue {
-            for job in &entry.jobs {
-                let due = job.next.as_deref().and_then(millis);
-                let late = due.is_some_and(|due| due + 5000 < now.unix.as_millis());
-                if late && job.state == "waiting" {
-                    self.book
-                        .blame(format!("{} should have been tried: {job:?}", entry.id));
-                }
-            }
-        }
-    }
-}
-
-fn config(profile: &Profile) -> Config {
-    let name = "relay.test".parse();
-    let mut config = match name {
-        Ok(name) => Config::new(name, "/data"),
-        Err(error) => unreachable!("a name that is written here: {error:?}"),
-    };
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 2525));
-    config.listeners = vec![Listener {
-        trusted_networks: "127.0.0.0/8".parse().into_iter().collect(),
-        trusted_as: Some("net".to_owned()),
-        xclient_from: Vec::new(),
-        client_certificates: None,
-        ..Listener::new(address, ListenerTls::None)
-    }];
-    config.credentials = vec![Arc::new(Credential::new("net"))];
-    config.dns.servers = vec![server()];
-    config.mta_sts.enabled = false;
-    config.tls_rpt.enabled = false;
-    let delivery = &mut config.delivery;
-    delivery.retry.clone_from(&profile.retry);
-    delivery.expire = profile.expire;
-    delivery.connections_per_lane = profile.lane_connections;
-    delivery.connections = profile.connections;
-    delivery.messages_per_connection = profile.connection_messages;
-    delivery.ip_families = relay_core::config::IpFamilies::Ipv4;
-    delivery.in_doubt = profile.in_doubt;
-    delivery.tls = match profile.tls_required {
-        true => TlsLevel::Require,
-        false => TlsLevel::Opportunistic,
-    };
-    match profile.plant {
-        Some(Plant::ExpiryForgotten) => delivery.expire *= 100,
-        Some(Plant::LaneLimitForgotten) => delivery.connections_per_lane *= 10,
-        Some(Plant::RetryEarly) => delivery.retry.iter_mut().for_each(|step| *step /= 10),
-        Some(_) | None => {}
-    }
-    config
 }
