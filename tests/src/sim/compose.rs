@@ -84,10 +84,10 @@ impl World {
         if client.probe || self.calm || !rng.chance(self.profile.wishes_per_mille) {
             return wishes;
         }
-        match rng.below(3) {
-            0 => wishes.tls = client.door != Door::Trusted,
+        match rng.below(2) {
+            _ if client.door != Door::Trusted && rng.chance(600) => wishes.tls = true,
             // A release is a time of the wall clock: one that jumps moves it, by design.
-            1 if self.profile.clock_jumps == 0 => {
+            0 if self.profile.clock_jumps == 0 => {
                 let secs = rng.range(1, 3600);
                 wishes.hold = u32::try_from(secs)
                     .ok()

@@ -18,8 +18,8 @@ use super::world::{Event, HOUR, MINUTE, World};
 /// a back-off of half an hour, twice, and what is slow.
 const DRAIN: Duration = Duration::from_secs(3 * 3600);
 
-/// What is ready is tried within this time: some minutes for those before it.
-const TURN_MAX: Duration = Duration::from_secs(1800);
+/// What is ready is tried within this time: that of all messages of a small world, one after another.
+const TURN_MAX: Duration = Duration::from_secs(360);
 
 impl World {
     /// Asks the engine as `smtp-relay queue` does.
@@ -159,7 +159,9 @@ impl World {
     fn check_turns(&mut self, queue: &[QueueEntry], now: Now) {
         let profile = &self.profile;
         let roomy = profile.connections >= 20 && profile.lane_connections > 1;
-        if !roomy || self.calm || profile.partitions > 0 || profile.net.window < 65_536 {
+        // A connection that died without a word keeps its place until its timer is over.
+        let dying = profile.partitions > 0 || profile.net.cut_per_mille > 0;
+        if !roomy || self.calm || dying || profile.net.window < 65_536 {
             return;
         }
         let mut ready = BTreeMap::new();

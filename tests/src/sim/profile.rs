@@ -327,7 +327,7 @@ impl Profile {
             smart_tls: rng.pick(&[TlsLevel::Opportunistic, TlsLevel::Require, TlsLevel::Verify]),
             smart_implicit: rng.chance(500),
             client_tls_per_mille: if rng.chance(200) { 600 } else { 0 },
-            wishes_per_mille: some(rng, 250, 300),
+            wishes_per_mille: some(rng, 350, 400),
             dns_truncated_per_mille: some(rng, 200, 600),
             zone_changes: some(rng, 150, 6),
             reloads: some(rng, 150, 4),
