@@ -4,7 +4,7 @@ use relay_core::config::TlsLevel;
 use relay_tests::sim::{Failure, Manner, Plant, Profile, World, run_seed, run_seeds};
 
 /// How many worlds this test runs, without optimisation. `sim --seeds N` runs more, and CI a thousand.
-const WORLDS: u64 = 100;
+const WORLDS: u64 = 60;
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -48,8 +48,10 @@ fn a_seed_replays_octet_for_octet() {
 }
 
 #[test]
-fn every_planted_fault_is_found_in_few_worlds() {
-    for plant in Plant::ALL {
+fn planted_faults_are_found_in_few_worlds() {
+    // Those that need many worlds are for the optimised binary: `sim --plants`, in CI with one round.
+    let quick = |plant: &Plant| plant.seeds_max() <= 20;
+    for plant in Plant::ALL.into_iter().filter(quick) {
         let mut found = None;
         let mut tried = 0;
         run_seeds(1, plant.seeds_max(), threads(), Some(plant), |outcome| {

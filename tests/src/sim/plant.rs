@@ -46,7 +46,7 @@ pub enum Plant {
     CertificateForgotten,
     /// What the zone says of a host's certificate is not asked for.
     DaneForgotten,
-    /// REQUIRETLS is forgotten on the way to the delivery.
+    /// REQUIRETLS is forgotten at acceptance.
     RequireTlsForgotten,
     /// A message is not held until its release.
     ReleaseForgotten,

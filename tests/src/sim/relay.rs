@@ -14,12 +14,11 @@ use std::time::Duration;
 use relay_core::channel::ClientTls;
 use relay_core::config::{Config, TlsLevel};
 use relay_core::dns::{Addresses, Alias, Lookup, MxSet, Resolver, TlsaSet};
-use relay_core::engine::{Engine, Input as ToEngine, Next, Output as FromEngine, ReportDue, Start};
+use relay_core::engine::{Engine, Input as ToEngine, Output as FromEngine, ReportDue, Start};
 use relay_core::id::{DeliveryId, ResolveId, SessionId};
 use relay_core::inbound::{self, Session};
 use relay_core::machine::Input;
 use relay_core::outbound::{self, Delivery};
-use relay_core::queue::handling::TlsWish;
 use relay_core::queue::record::Progress;
 use relay_core::queue::store::Store as _;
 use relay_core::rng::Rng;
@@ -245,12 +244,7 @@ impl World {
             FromEngine::Session(id, answer) => {
                 self.soon(Inner::Session(id, inbound::Answer::Engine(answer)));
             }
-            FromEngine::Delivery(id, mut next) => {
-                if let Next::Job(job) = &mut next
-                    && self.planted(Plant::RequireTlsForgotten)
-                {
-                    job.tls = TlsWish::AsConfigured;
-                }
+            FromEngine::Delivery(id, next) => {
                 self.soon(Inner::Delivery(id, outbound::Answer::Next(next)));
             }
             FromEngine::Start(id, start) => self.start(id, start),
@@ -335,9 +329,6 @@ impl World {
             };
             lane.authentic &= !self.planted(Plant::DaneForgotten);
             start.lane = Arc::new(lane);
-        }
-        if self.planted(Plant::RequireTlsForgotten) {
-            start.job.tls = TlsWish::AsConfigured;
         }
         if self.planted(Plant::DoubleSend) && self.rng.chance(200) {
             let copy = Start {

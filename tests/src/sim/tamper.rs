@@ -7,6 +7,7 @@ use bytes::Bytes;
 use relay_core::engine::Ask;
 use relay_core::id::SessionId;
 use relay_core::outbound::{self, Loaded, Outcome, Report};
+use relay_core::queue::handling::TlsWish;
 use relay_core::queue::message::Body;
 
 use super::agenda::Dice;
@@ -27,6 +28,11 @@ impl World {
             && self.planted(Plant::ReleaseForgotten)
         {
             submission.envelope.handling.release = None;
+        }
+        if let Ask::Submit(submission) = ask
+            && self.planted(Plant::RequireTlsForgotten)
+        {
+            submission.envelope.handling.tls = TlsWish::AsConfigured;
         }
         if !self.planted(Plant::EnvelopeKept) {
             return;
