@@ -182,6 +182,7 @@ impl Engine {
             Input::Reload(config) => self.reload(config),
             Input::ShutDown => {
                 self.stopping = true;
+                self.keep_counts();
                 self.let_go(usize::MAX);
             }
             Input::Timeout => self.looked_again(),

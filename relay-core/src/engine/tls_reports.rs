@@ -111,7 +111,11 @@ impl Engine {
         self.clock.now().unix.as_secs() / DAY
     }
 
+    /// A minute later, or at once where there may be no later.
     fn keep_counts_soon(&mut self) {
+        if self.stopping {
+            return self.keep_counts();
+        }
         let at = self.clock.tick().after(KEEP_WAIT);
         self.tls_reports.keep_at.get_or_insert(at);
     }
@@ -175,7 +179,8 @@ impl Engine {
         }
     }
 
-    fn keep_counts(&mut self) {
+    /// Writes down what changed.
+    pub(super) fn keep_counts(&mut self) {
         self.tls_reports.keep_at = None;
         let changed = self.tls_reports.tally.take_changed();
         let keeps: Vec<Keep> = changed

@@ -150,6 +150,15 @@ fn a_post_is_tried_five_times_within_a_day() {
 }
 
 #[test]
+fn a_shutdown_loses_no_count() {
+    let mut world = World::new(config());
+    deliver(&mut world, &["one.example"]);
+    assert_eq!(kept(&world), 0, "it would be written a minute later");
+    world.input(Input::ShutDown);
+    assert_eq!(kept(&world), 1);
+}
+
+#[test]
 fn nothing_is_counted_where_reports_are_off() {
     let mut config = config();
     config.tls_rpt.enabled = false;
