@@ -174,6 +174,7 @@ def filled(server, folder, sink_port):
     """A data directory with messages in it, of a relay that was killed: (path, idents)."""
     refusing = Sink(sink_port, refused=b"@b.test")
     data = folder / "data-filled"
+    shutil.rmtree(data, ignore_errors=True)
     server.spawn(data)
     wait_for("the relay greets", lambda: Relay._greets(server.relay), 30, 0.02)
     idents = [f"w{n}" for n in range(8)]

@@ -209,6 +209,8 @@ def run(given, dice):
         time.sleep(dice.uniform(0.1, 1.2))
         relay.kill()
         kills.append(time.monotonic())
+        if number % 100 == 99:
+            print(f"# {number + 1} rounds", flush=True)
     stop.set()
     starts.append(relay.start(60))
     for client in clients:
