@@ -10,6 +10,7 @@ use std::time::Duration;
 use relay_core::config::{InDoubt, TlsLevel};
 use relay_core::time::Instant;
 
+use super::compose::Wishes;
 use super::figures::Figures;
 use super::profile::Profile;
 use super::text::token_of;
@@ -22,25 +23,6 @@ pub(crate) const ATTEMPT_MAX: Duration = Duration::from_secs(40 * 60);
 pub(crate) const GRACE: Duration = Duration::from_secs(3700);
 /// Between the deadline and the sweep that sees it.
 pub(crate) const SWEEP: Duration = Duration::from_secs(130);
-
-/// What a client asks for beyond delivery.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wishes {
-    /// REQUIRETLS.
-    pub(crate) tls: bool,
-    /// HOLDFOR, and until when by that.
-    pub(crate) hold: Option<(u32, Instant)>,
-    /// MT-PRIORITY.
-    pub(crate) priority: Option<i8>,
-}
-
-impl Wishes {
-    /// How much longer the message may take.
-    pub(crate) fn hold_time(&self) -> Duration {
-        let secs = self.hold.map_or(0, |(secs, _)| secs);
-        Duration::from_secs(u64::from(secs))
-    }
-}
 
 /// What a client knows of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

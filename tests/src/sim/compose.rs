@@ -4,15 +4,34 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use relay_core::rng::Rng;
+use relay_core::time::Instant;
 use smtp_proto::client::SendError;
 use smtp_proto::{ForwardPath, Hold, MailParams, Priority, RcptParams, ReversePath};
 
 use super::agenda::Dice;
-use super::book::Wishes;
 use super::client::{Outgoing, Spoil, Step, Talk};
 use super::names::sender_domain;
 use super::setup::Door;
 use super::world::World;
+
+/// What a client asks for beyond delivery.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wishes {
+    /// REQUIRETLS.
+    pub(crate) tls: bool,
+    /// HOLDFOR, and until when by that.
+    pub(crate) hold: Option<(u32, Instant)>,
+    /// MT-PRIORITY.
+    pub(crate) priority: Option<i8>,
+}
+
+impl Wishes {
+    /// How much longer the message may take.
+    pub(crate) fn hold_time(&self) -> Duration {
+        let secs = self.hold.map_or(0, |(secs, _)| secs);
+        Duration::from_secs(u64::from(secs))
+    }
+}
 
 impl World {
     pub(crate) fn compose(&mut self, index: usize) -> Outgoing {

@@ -3,15 +3,23 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay_core::dns::{Event as Heard, Query, Step};
+use relay_core::dns::{Addresses, Alias, Event as Heard, Lookup, MxSet, Query, Step, TlsaSet};
 use relay_core::engine::Input as ToEngine;
 use relay_core::id::{DeliveryId, ResolveId};
 use relay_core::outbound;
 
 use super::agenda::Dice;
 use super::names::server;
-use super::relay::{Asking, Inner};
+use super::relay::Inner;
 use super::world::{Event, World};
+
+/// Whose search for names it is.
+pub(crate) enum Asking {
+    Mx(ResolveId, Lookup<MxSet>, u64),
+    Host(DeliveryId, Lookup<Addresses>, u64),
+    Tlsa(DeliveryId, Lookup<TlsaSet>, u64),
+    Alias(DeliveryId, Lookup<Alias>, u64),
+}
 
 impl World {
     pub(crate) fn ask_mx(&mut self, id: ResolveId, domain: &str) {

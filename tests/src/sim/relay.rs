@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use relay_core::channel::ClientTls;
 use relay_core::config::{Config, TlsLevel};
-use relay_core::dns::{Addresses, Alias, Lookup, MxSet, Resolver, TlsaSet};
+use relay_core::dns::Resolver;
 use relay_core::engine::{Engine, Input as ToEngine, Output as FromEngine, ReportDue, Start};
 use relay_core::id::{DeliveryId, ResolveId, SessionId};
 use relay_core::inbound::{self, Session};
@@ -28,6 +28,7 @@ use runtime_std::store::{Options, SegmentStore};
 use super::agenda::{Dice, Slot};
 use super::certs::Papers;
 use super::drive::{Task, Waits};
+use super::lookup::Asking;
 use super::net::Side;
 use super::plant::Plant;
 use super::sink::Sink;
@@ -53,14 +54,6 @@ pub(crate) struct Relay {
     pub(crate) stopping: bool,
     /// Recipients of the last reset transaction of a session: for [`Plant::EnvelopeKept`].
     pub(crate) kept: BTreeMap<SessionId, Vec<relay_core::queue::message::Recipient>>,
-}
-
-/// Whose search for names it is.
-pub(crate) enum Asking {
-    Mx(ResolveId, Lookup<MxSet>, u64),
-    Host(DeliveryId, Lookup<Addresses>, u64),
-    Tlsa(DeliveryId, Lookup<TlsaSet>, u64),
-    Alias(DeliveryId, Lookup<Alias>, u64),
 }
 
 /// What comes to the relay at its time.
