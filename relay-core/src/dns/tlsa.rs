@@ -15,7 +15,7 @@ pub struct TlsaSet {
     pub records: Vec<Tlsa>,
     /// How many others there are, with fewer octets than a record has.
     pub malformed: usize,
-    /// As in [`MxSet::authentic`].
+    /// As in [`super::MxSet::authentic`].
     pub authentic: bool,
 }
 
@@ -24,7 +24,7 @@ pub struct TlsaSet {
 pub struct Alias {
     /// What it leads to.
     pub target: String,
-    /// As in [`MxSet::authentic`].
+    /// As in [`super::MxSet::authentic`].
     pub authentic: bool,
 }
 
