@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -141,7 +143,10 @@ maillog_file_prefixes = /
             return
         children = pathlib.Path(f"/proc/{master}/task/{master}/children").read_text().split()
         for pid in [str(master), *children]:
-            subprocess.run(["kill", "-9", pid], capture_output=True, check=False)
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         wait_for("Postfix is gone", lambda: not pathlib.Path(f"/proc/{master}").exists(), 10)
         time.sleep(0.05)
 
