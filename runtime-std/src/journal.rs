@@ -198,24 +198,10 @@ impl Journal {
                 tracing::error!(dropped, "the journal cannot keep up; events were dropped");
             }
             text.clear();
+            keep(&events, &mut files, &mut text);
             let mut human = String::new();
-            let mut day = None;
-            for event in &events {
-                let event_day = event.time.get(..10).unwrap_or("unknown");
-                if day.is_some_and(|day| day != event_day) {
-                    files.append(day.unwrap_or_default(), &text);
-                    text.clear();
-                }
-                day = Some(event_day);
-                // A struct of strings and numbers always serialises.
-                let _ = serde_json::to_writer(&mut text, event);
-                text.push(b'\n');
-                if let LogEvents::Human(colour) = log {
-                    human.push_str(&human_line(event, colour));
-                }
-            }
-            if let Some(day) = day {
-                files.append(day, &text);
+            if let LogEvents::Human(colour) = log {
+                human.extend(events.iter().map(|event| human_line(event, colour)));
             }
             for event in &told {
                 match log {
@@ -285,6 +271,26 @@ fn told_line(event: &ClientEvent, colour: Colour) -> String {
     match colour {
         Colour::Off => format!("{time} {event}\n"),
         Colour::On => format!("\x1b[2m{time}\x1b[0m \x1b[33m{event}\x1b[0m\n"),
+    }
+}
+
+/// Writes each day's events to its file; `text` has the lines of all.
+fn keep(events: &VecDeque<Box<DeliveryEvent>>, files: &mut Files, text: &mut Vec<u8>) {
+    let (mut day, mut start) = ("", 0);
+    for event in events {
+        let event_day = event.time.get(..10).unwrap_or("unknown");
+        if event_day != day {
+            if start < text.len() {
+                files.append(day, &text[start..]);
+            }
+            (day, start) = (event_day, text.len());
+        }
+        // A struct of strings and numbers always serialises.
+        let _ = serde_json::to_writer(&mut *text, event);
+        text.push(b'\n');
+    }
+    if start < text.len() {
+        files.append(day, &text[start..]);
     }
 }
 
@@ -399,6 +405,25 @@ mod tests {
         journal.push(numbered(7, 1));
         journal.close();
         assert_eq!(journal.trace(MessageId::from_u64(7)).unwrap().len(), 1);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_batch_over_midnight_goes_to_both_days_and_the_log_has_all() {
+        let name = format!("relay-journal-midnight-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let mut files = Files::new(dir.clone(), Limits::default()).unwrap();
+        let events = VecDeque::from([
+            numbered(1, 86_399),
+            numbered(1, 86_400),
+            numbered(1, 86_401),
+        ]);
+        let mut text = Vec::new();
+        keep(&events, &mut files, &mut text);
+        let read = |day: &str| fs::read_to_string(dir.join(format!("{day}.0000.jsonl"))).unwrap();
+        let (first, second) = (read("1970-01-01"), read("1970-01-02"));
+        assert_eq!((first.lines().count(), second.lines().count()), (1, 2));
+        assert_eq!(String::from_utf8(text).unwrap(), first + &second);
         fs::remove_dir_all(dir).unwrap();
     }
 }
