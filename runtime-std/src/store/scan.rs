@@ -170,8 +170,14 @@ impl Window {
             let ahead = WINDOW.min((self.len - pos.min(self.len)) as usize);
             self.bytes.resize(len.max(ahead), 0);
             self.start = pos;
-            let filled = disk::read_full_at(&*self.file, &mut self.bytes, pos.into())?;
-            self.bytes.truncate(filled.max(len));
+            match disk::read_full_at(&*self.file, &mut self.bytes, pos.into()) {
+                Ok(filled) => self.bytes.truncate(filled.max(len)),
+                Err(error) => {
+                    // What was not read must not pass for what is there when somebody asks again.
+                    self.bytes.clear();
+                    return Err(error);
+                }
+            }
         }
         let at = (pos - self.start) as usize;
         Ok(&self.bytes[at..at + len])
