@@ -9,14 +9,14 @@ target=thumbv7em-none-eabi
 
 if rustup target list --installed 2>/dev/null | grep -qx "$target" ||
     rustup target add "$target" >/dev/null 2>&1; then
-    cargo build --locked -p relay-smtp-proto --target "$target"
+    cargo build --locked -p relay-smtp-proto --no-default-features --target "$target"
     echo "no_std: built for $target"
     exit 0
 fi
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-cargo build --locked -p relay-smtp-proto --target-dir "$dir/target"
+cargo build --locked -p relay-smtp-proto --no-default-features --target-dir "$dir/target"
 cat >"$dir/bare.rs" <<'RUST'
 #![no_std]
 extern crate smtp_proto;

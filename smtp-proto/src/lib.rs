@@ -158,6 +158,11 @@
 //!
 //! `examples/send.rs` is this over a `TcpStream`.
 //!
+//! # Features
+//!
+//! `std`, on by default, asks the processor for its widest registers, for bodies; the interface is the same
+//! without it. `default-features = false` needs `alloc` alone.
+//!
 //! # Where to read on
 //!
 //! - The server: [`server`], its events [`server::Event`], its settings [`server::Config`].

@@ -1,7 +1,8 @@
 //! Passing over body octets that need no attention, many at a time.
 //!
 //! A compiler turns the loop over a block into vector instructions, because nothing in it branches;
-//! what stops a block is then looked at by the decoder, octet by octet.
+//! what stops a block is then looked at by the decoder, octet by octet. With the feature `std` the loop
+//! is compiled for each width of register that a processor may have, and the widest is taken.
 
 /// How many octets are judged at once: a few registers, and little to look at again when they fail.
 const BLOCK: usize = 64;
@@ -10,16 +11,14 @@ const BLOCK: usize = 64;
 /// LF, no NUL, and no dot that begins a line. A CRLF that is not passed over as a whole is not
 /// passed over at all. The octet before `input` is taken for part of a line.
 pub(crate) fn clean(input: &[u8]) -> usize {
-    if input.len() <= BLOCK || matches!(input[0], b'\n' | 0) {
+    if input.len() <= BLOCK + 1 || matches!(input[0], b'\n' | 0) {
         return 0;
     }
-    let (before, _) = input.as_chunks::<BLOCK>();
-    let (after, _) = input[1..].as_chunks::<BLOCK>();
-    let blocks = before
-        .iter()
-        .zip(after)
-        .take_while(|(before, after)| is_clean(before, after))
-        .count();
+    #[cfg(feature = "std")]
+    let blocks =
+        fearless_simd::dispatch!(fearless_simd::Level::new(), _width => clean_blocks(input));
+    #[cfg(not(feature = "std"))]
+    let blocks = clean_blocks(input);
     let end = blocks * BLOCK;
     // The octet at `end` was judged by the one before it only.
     if end > 0 && input[end] == b'\n' {
@@ -29,15 +28,32 @@ pub(crate) fn clean(input: &[u8]) -> usize {
     }
 }
 
-/// `before[n]` is the octet before `after[n]`.
-fn is_clean(before: &[u8; BLOCK], after: &[u8; BLOCK]) -> bool {
+/// How many whole blocks of `input` can be passed over, but for its first octet.
+#[inline(always)]
+fn clean_blocks(input: &[u8]) -> usize {
+    let (first, _) = input.as_chunks::<BLOCK>();
+    let (second, _) = input[1..].as_chunks::<BLOCK>();
+    let (third, _) = input[2..].as_chunks::<BLOCK>();
+    first
+        .iter()
+        .zip(second)
+        .zip(third)
+        .take_while(|((first, second), third)| is_clean(first, second, third))
+        .count()
+}
+
+/// Whether a CR in `first` and an LF in `second` stand only together, no LF has a dot after it in
+/// `third`, and there is no NUL: `second` begins one octet after `first`, and `third` two.
+#[inline(always)]
+fn is_clean(first: &[u8; BLOCK], second: &[u8; BLOCK], third: &[u8; BLOCK]) -> bool {
     let mut bad = 0;
-    for (&before, &after) in before.iter().zip(after) {
-        let line_end = u8::from(before == b'\r') ^ u8::from(after == b'\n');
-        let dot = u8::from(before == b'\n') & u8::from(after == b'.');
-        bad |= line_end | dot | u8::from(after == 0);
+    let mut least = u8::MAX;
+    for ((&first, &second), &third) in first.iter().zip(second).zip(third) {
+        let line_feed = u8::from(second == b'\n');
+        bad |= u8::from(first == b'\r') ^ line_feed | line_feed & u8::from(third == b'.');
+        least = least.min(second);
     }
-    bad == 0
+    bad == 0 && least > 0
 }
 
 #[cfg(test)]
