@@ -1,14 +1,14 @@
 //! `credential add | list | remove`: who may send. What they change is in `data_dir/credentials.toml`,
 //! and takes effect at a start or a reload.
 
-use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 
 use relay_core::config::{BadValue, ConfigError, Credential, Rate, SenderPattern, parse_network};
 use relay_core::sasl::SECRET_LEN_MAX;
 
+use super::command_error::CommandError;
 use crate::load::credentials::{self, ChangeError};
-use crate::load::{self, LoadError, Options};
+use crate::load::{self, Options};
 
 /// What `credential add` is told.
 #[derive(Debug, Clone, Default)]
@@ -33,48 +33,7 @@ pub enum Format {
 }
 
 /// Why a command did nothing.
-#[derive(Debug)]
-pub enum CredentialError {
-    /// An argument is wrong: exit code 2.
-    Usage(String),
-    /// The configuration cannot be used.
-    Load(LoadError),
-    /// The file of credentials was not changed.
-    Change(ChangeError),
-    /// The output cannot be written.
-    Output(io::Error),
-}
-
-impl fmt::Display for CredentialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage(text) => f.write_str(text),
-            Self::Load(error) => error.fmt(f),
-            Self::Change(error) => error.fmt(f),
-            Self::Output(error) => write!(f, "the output cannot be written: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for CredentialError {}
-
-impl From<LoadError> for CredentialError {
-    fn from(error: LoadError) -> Self {
-        Self::Load(error)
-    }
-}
-
-impl From<ChangeError> for CredentialError {
-    fn from(error: ChangeError) -> Self {
-        Self::Change(error)
-    }
-}
-
-impl From<io::Error> for CredentialError {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
+pub type CredentialError = CommandError<ChangeError>;
 
 /// Makes a credential with a new random secret, which is printed once and kept nowhere.
 ///

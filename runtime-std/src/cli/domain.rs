@@ -11,7 +11,6 @@
 
 mod records;
 
-use std::fmt;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,54 +21,14 @@ use relay_core::config::{
 use serde_json::json;
 use smtp_proto::Domain;
 
+use super::command_error::CommandError;
 use super::credential::Format;
 use super::dns_check::{self, Line, Names, Verdict};
 use crate::load::domains::{self, ChangeError, MAKES_RSA};
-use crate::load::{self, LoadError, Loaded, Options, Purpose};
+use crate::load::{self, Loaded, Options, Purpose};
 
 /// Why a command did nothing.
-#[derive(Debug)]
-pub enum DomainError {
-    /// An argument is wrong: exit code 2.
-    Usage(String),
-    /// The configuration cannot be used.
-    Load(LoadError),
-    /// The domains were not changed.
-    Change(ChangeError),
-    /// The output cannot be written.
-    Output(io::Error),
-}
-
-impl fmt::Display for DomainError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage(text) => f.write_str(text),
-            Self::Load(error) => error.fmt(f),
-            Self::Change(error) => error.fmt(f),
-            Self::Output(error) => write!(f, "the output cannot be written: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for DomainError {}
-
-impl From<LoadError> for DomainError {
-    fn from(error: LoadError) -> Self {
-        Self::Load(error)
-    }
-}
-
-impl From<ChangeError> for DomainError {
-    fn from(error: ChangeError) -> Self {
-        Self::Change(error)
-    }
-}
-
-impl From<io::Error> for DomainError {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
+pub type DomainError = CommandError<ChangeError>;
 
 /// What `domain add` makes.
 #[derive(Debug)]

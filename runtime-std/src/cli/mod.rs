@@ -4,6 +4,7 @@
 
 pub mod check;
 mod client;
+pub mod command_error;
 pub mod credential;
 mod demo;
 mod dns_check;
@@ -28,8 +29,8 @@ use crate::journal::{Colour, LogEvents};
 use crate::load;
 use crate::runtime::Runtime;
 use client::{Client, ClientError};
-use credential::{CredentialError, Format};
-use domain::DomainError;
+use command_error::CommandError;
+use credential::Format;
 use domain_command::DomainCommand;
 
 /// An authenticated SMTP relay: takes mail from applications, keeps it safe, delivers it by MX.
@@ -329,22 +330,12 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<CredentialError> for Failure {
-    fn from(error: CredentialError) -> Self {
+impl<C: fmt::Display> From<CommandError<C>> for Failure {
+    fn from(error: CommandError<C>) -> Self {
         match error {
-            CredentialError::Usage(text) => Self::Usage(text),
-            CredentialError::Output(error) => Self::Output(error),
-            CredentialError::Load(_) | CredentialError::Change(_) => Self::said(error),
-        }
-    }
-}
-
-impl From<DomainError> for Failure {
-    fn from(error: DomainError) -> Self {
-        match error {
-            DomainError::Usage(text) => Self::Usage(text),
-            DomainError::Output(error) => Self::Output(error),
-            DomainError::Load(_) | DomainError::Change(_) => Self::said(error),
+            CommandError::Usage(text) => Self::Usage(text),
+            CommandError::Output(error) => Self::Output(error),
+            CommandError::Load(_) | CommandError::Change(_) => Self::said(error),
         }
     }
 }
