@@ -8,7 +8,7 @@ use relay_core::sasl::SECRET_LEN_MAX;
 
 use super::command_error::CommandError;
 use crate::load::credentials::{self, ChangeError};
-use crate::load::{self, Options};
+use crate::load::{self, LoadError, Options};
 
 /// What `credential add` is told.
 #[derive(Debug, Clone, Default)]
