@@ -8,32 +8,28 @@ use std::sync::Arc;
 
 use crate::channel::ClientTls;
 use crate::config::Config;
-use crate::https::{Answer, Ask, Request};
+use crate::https::{Answer, Request};
 use crate::machine::{Input, Machine, Output};
 use crate::sts::{Fetch, Found, Wanted};
 use crate::time::Now;
-use crate::tlsrpt::{Inquiry, Posting, Rua};
+use crate::tlsrpt::{Due, Sending, Sent};
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Errand {
     /// Learn the MTA-STS policy of a domain.
     Policy(Wanted),
-    /// Ask who wants the TLS-RPT reports of a domain.
-    Inquiry(String),
-    /// Post such a report.
-    Post(Box<Ask>),
+    /// Ask who wants a TLS-RPT report, write it, and post it.
+    Report(Box<Due>),
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Done {
     /// Of `Policy`.
     Policy(Found),
-    /// Of `Inquiry`; an error may be over later.
-    Inquiry(Result<Vec<Rua>, String>),
-    /// Of `Post`: whether it arrived.
-    Post(Result<(), String>),
+    /// Of `Report`; an error may be over later.
+    Report(Result<Box<Sent>, String>),
 }
 
 impl Errand {
@@ -42,8 +38,7 @@ impl Errand {
     pub fn not_run(&self, why: String) -> Done {
         match self {
             Self::Policy(_) => Done::Policy(Found::Unknown(why)),
-            Self::Inquiry(_) => Done::Inquiry(Err(why)),
-            Self::Post(_) => Done::Post(Err(why)),
+            Self::Report(_) => Done::Report(Err(why)),
         }
     }
 }
@@ -53,10 +48,8 @@ impl Errand {
 pub enum Runner {
     /// Learns a policy.
     Policy(Fetch),
-    /// Asks who wants reports.
-    Inquiry(Inquiry),
-    /// Posts a report.
-    Post(Posting),
+    /// Sends a report.
+    Report(Box<Sending>),
 }
 
 impl Runner {
@@ -65,8 +58,7 @@ impl Runner {
     pub fn new(errand: Errand, tls: Arc<ClientTls>, config: Arc<Config>) -> Self {
         match errand {
             Errand::Policy(wanted) => Self::Policy(Fetch::new(wanted, tls, config)),
-            Errand::Inquiry(domain) => Self::Inquiry(Inquiry::new(domain)),
-            Errand::Post(ask) => Self::Post(Posting::new(*ask, tls, config)),
+            Errand::Report(due) => Self::Report(Box::new(Sending::new(*due, tls, config))),
         }
     }
 
@@ -75,8 +67,7 @@ impl Runner {
     pub fn into_done(self) -> Done {
         match self {
             Self::Policy(fetch) => Done::Policy(fetch.into_found()),
-            Self::Inquiry(inquiry) => Done::Inquiry(inquiry.into_found()),
-            Self::Post(posting) => Done::Post(posting.into_result()),
+            Self::Report(sending) => Done::Report(sending.into_result()),
         }
     }
 }
@@ -88,16 +79,14 @@ impl Machine for Runner {
     fn handle_input(&mut self, now: Now, input: Input<'_, Answer>) {
         match self {
             Self::Policy(fetch) => fetch.handle_input(now, input),
-            Self::Inquiry(inquiry) => inquiry.handle_input(now, input),
-            Self::Post(posting) => posting.handle_input(now, input),
+            Self::Report(sending) => sending.handle_input(now, input),
         }
     }
 
     fn poll_output(&mut self, wire: &mut Vec<u8>) -> Output<Request> {
         match self {
             Self::Policy(fetch) => fetch.poll_output(wire),
-            Self::Inquiry(inquiry) => inquiry.poll_output(wire),
-            Self::Post(posting) => posting.poll_output(wire),
+            Self::Report(sending) => sending.poll_output(wire),
         }
     }
 }

@@ -31,9 +31,6 @@ use crate::dns::{AddressAnswer, DnsFailure, Texts};
 use crate::machine::{BURST_MAX, Input, Output, Timer};
 use crate::time::{Instant, Now};
 
-/// One exchange, from the name to the last octet. RFC 8461 §3.3 suggests one minute.
-pub const EXCHANGE_MAX: Duration = Duration::from_secs(60);
-
 /// Connecting to one address: there may be others.
 const CONNECT: Duration = Duration::from_secs(15);
 
@@ -87,6 +84,8 @@ pub struct Ask {
     pub post: Option<(&'static str, Vec<u8>)>,
     /// The longest body that is taken, in octets.
     pub body_max: usize,
+    /// All of it takes no longer.
+    pub timeout: Duration,
     /// The host may be at an address that `prohibited_hosts` names.
     pub allow_private: bool,
 }
@@ -126,7 +125,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Dns(why) | Self::Prohibited(why) | Self::Connection(why) => f.write_str(why),
             Self::Tls(why) | Self::Certificate(why) | Self::Response(why) => f.write_str(why),
-            Self::TimedOut => write!(f, "it took longer than {} s", EXCHANGE_MAX.as_secs()),
+            Self::TimedOut => f.write_str("it took too long"),
         }
     }
 }
@@ -168,17 +167,22 @@ impl Exchange {
     #[must_use]
     pub fn new(ask: Ask, tls: Arc<ClientTls>, config: Arc<Config>, now: Now) -> Self {
         Self {
+            until: now.instant + ask.timeout,
             ask,
             tls,
             config,
             state: State::Resolve,
             channel: Channel::plain(),
-            until: now.instant + EXCHANGE_MAX,
             now,
             input: Vec::new(),
             request: Vec::new(),
             sent: 0,
         }
+    }
+
+    /// The time of its last input.
+    pub(crate) const fn now(&self) -> Now {
+        self.now
     }
 
     /// What came of it; [`Failure::Connection`] if it was not driven to its end.

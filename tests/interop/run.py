@@ -2,7 +2,7 @@
 """The relay against clients and servers that we did not write.
 
     tests/interop/run.py --binary target/debug/smtp-relay [--case TEXT]
-                         [--only clients,failures,input,dkim,sender,dane,inbound,sts,access]
+                         [--only clients,failures,input,dkim,sender,dane,inbound,sts,reports,access]
 
 Needs what `.ci/install` installs. Without root there is no Postfix (its master needs root), and its cases are skipped.
 KEEP=1 in the environment keeps the temporary folder.
@@ -25,11 +25,12 @@ import test_dkim
 import test_failures
 import test_inbound
 import test_input
+import test_reports
 import test_sender
 import test_sts
 
 TESTS = {"clients": test_clients, "failures": test_failures, "input": test_input, "dkim": test_dkim,
-         "sender": test_sender, "dane": test_dane, "inbound": test_inbound, "sts": test_sts,
+         "sender": test_sender, "dane": test_dane, "inbound": test_inbound, "sts": test_sts, "reports": test_reports,
          "access": test_access}
 SINK, POSTFIX = "127.0.0.10", "127.0.0.11"
 

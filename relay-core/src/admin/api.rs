@@ -7,6 +7,8 @@
 //! | `GET /api/v1/queue?domain=&sender=&older_than_secs=&after=&limit=` | a list of [`super::QueueEntry`] |
 //! | `GET /api/v1/queue/ID` | one [`super::QueueEntry`], or 404 |
 //! | `POST /api/v1/queue/ACTION` with a [`Selector`] | `{"messages": N}`; `ACTION` is `retry`, `hold`, `release`, `bounce` or `remove` |
+//! | `GET /api/v1/tls-reports?day=&domain=` | a list of [`super::TlsReportEntry`] |
+//! | `POST /api/v1/tls-reports/send` with a [`TlsReportSelector`] | `{"reports": N}` |
 //! | `GET /api/v1/trace/ID` | a list of [`DeliveryEvent`], or 404 |
 //! | `POST /api/v1/reload` | `{"changed": […]}`, or 409 with `{"error": …}` |
 //!
@@ -27,7 +29,7 @@ use serde_json::json;
 use ureq_proto::http::{self, Method, StatusCode};
 
 use super::http::{Answer, Request, is_read};
-use super::{Action, AdminRequest, AdminResponse, Selector};
+use super::{Action, AdminRequest, AdminResponse, Selector, TlsReportSelector};
 use crate::config::Secret;
 use crate::id::MessageId;
 
@@ -213,6 +215,14 @@ pub(super) fn request(call: Call) -> Result<Request, Reply> {
         (["api", "v1", "queue", id], true) => {
             Ok(Request::Engine(AdminRequest::Show(message_id(id)?)))
         }
+        (["api", "v1", "tls-reports"], true) => {
+            let selector = report_selector(&call.query)?;
+            Ok(Request::Engine(AdminRequest::TlsReports(selector)))
+        }
+        (["api", "v1", "tls-reports", "send"], false) if call.method == Method::POST => {
+            let selector = selector(&call.body)?;
+            Ok(Request::Engine(AdminRequest::SendTlsReports(selector)))
+        }
         (["api", "v1", "trace", id], true) => Ok(Request::Trace(message_id(id)?)),
         (["api", "v1", "reload"], false) if call.method == Method::POST => Ok(Request::Reload),
         (["api", "v1", "queue", action], false) if call.method == Method::POST => {
@@ -262,7 +272,7 @@ fn message_id(text: &str) -> Result<MessageId, Reply> {
 }
 
 /// The selector of a change. An empty one would mean every message, so it must be said as `{}`.
-fn selector(body: &[u8]) -> Result<Selector, Reply> {
+fn selector<S: serde::de::DeserializeOwned>(body: &[u8]) -> Result<S, Reply> {
     // A list would be read as a struct too, and an empty one as every message.
     let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body);
     object
@@ -275,18 +285,41 @@ fn selector(body: &[u8]) -> Result<Selector, Reply> {
         })
 }
 
+fn bad(key: &str, value: &str) -> Reply {
+    Reply::error(
+        StatusCode::BAD_REQUEST,
+        format!("{key}={value} is not understood"),
+    )
+}
+
+/// The keys and values of a query.
+fn pairs(query: &str) -> impl Iterator<Item = Result<(&str, String), Reply>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let decoded = percent_decoded(value).ok_or_else(|| bad(key, value))?;
+        Ok((key, decoded))
+    })
+}
+
+fn report_selector(query: &str) -> Result<TlsReportSelector, Reply> {
+    let mut selector = TlsReportSelector::default();
+    for pair in pairs(query) {
+        let (key, value) = pair?;
+        match key {
+            "day" => selector.day = Some(value.parse().map_err(|_| bad(key, &value))?),
+            "domain" => selector.domain = Some(value),
+            _ => return Err(bad(key, &value)),
+        }
+    }
+    Ok(selector)
+}
+
 fn list(query: &str) -> Result<AdminRequest, Reply> {
-    let bad = |key: &str, value: &str| {
-        Reply::error(
-            StatusCode::BAD_REQUEST,
-            format!("{key}={value} is not understood"),
-        )
-    };
     let mut selector = Selector::default();
     let (mut after, mut limit) = (None, 100);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decoded(value).ok_or_else(|| bad(key, value))?;
+    for pair in pairs(query) {
+        let (key, value) = pair?;
         match key {
             "domain" => selector.domain = Some(value),
             "sender" => selector.sender = Some(value),

@@ -24,6 +24,55 @@ pub struct Selector {
     pub older_than_secs: Option<u64>,
 }
 
+/// Which TLS-RPT reports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsReportSelector {
+    /// Of this day (UTC), as `2026-11-24`.
+    pub day: Option<Day>,
+    /// Of this domain, in A-labels and lower case.
+    pub domain: Option<String>,
+}
+
+impl TlsReportSelector {
+    pub(crate) fn fits(&self, day: u64, domain: &str) -> bool {
+        self.day.is_none_or(|wanted| wanted.0 == day)
+            && self.domain.as_deref().is_none_or(|wanted| wanted == domain)
+    }
+}
+
+/// A day in days since 1970, written as `2026-11-24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Day(u64);
+
+impl std::str::FromStr for Day {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a day, such as 2026-11-24");
+        let day: jiff::civil::Date = text.parse().map_err(|_| wrong())?;
+        let since = day.since(jiff::civil::date(1970, 1, 1));
+        let days = since.map_err(|_| wrong())?.get_days();
+        u64::try_from(days).map(Self).map_err(|_| wrong())
+    }
+}
+
+impl TryFrom<String> for Day {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Day> for String {
+    fn from(Day(days): Day) -> Self {
+        let text = crate::events::rfc3339(crate::time::UnixTime::from_secs(days * 86_400));
+        text[..10].to_owned()
+    }
+}
+
 /// What an administrator asks the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminRequest {
@@ -42,6 +91,10 @@ pub enum AdminRequest {
     Show(MessageId),
     /// Do this to messages.
     Act(Action, Selector),
+    /// What is counted for TLS-RPT, and not told yet.
+    TlsReports(TlsReportSelector),
+    /// Tell it now.
+    SendTlsReports(TlsReportSelector),
 }
 
 /// What is done to queued messages.
@@ -75,6 +128,41 @@ pub enum AdminResponse {
         /// How many.
         messages: usize,
     },
+    /// To `TlsReports`.
+    TlsReports(Vec<TlsReportEntry>),
+    /// To `SendTlsReports`: how many are on their way.
+    TlsReportsSent {
+        /// How many.
+        reports: usize,
+    },
+}
+
+/// What is counted for one domain and a day, or a part of one.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct TlsReportEntry {
+    /// The domain.
+    pub domain: String,
+    /// The first second, as RFC 3339.
+    pub start: String,
+    /// The first second after it.
+    pub end: String,
+    /// Sessions that were as the policy has it.
+    pub successes: u64,
+    /// Those that were not.
+    pub failures: u64,
+    /// `counting`, `waiting`, `due`, `sending`.
+    pub state: String,
+    /// When it is sent, if that is known.
+    pub next: Option<String>,
+    /// Where it arrived already.
+    pub sent: Vec<String>,
+    /// Tries that failed.
+    pub tries: u32,
+    /// What came of the last one.
+    pub last: Option<String>,
+    /// The report as it is sent, where one domain was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<serde_json::Value>,
 }
 
 /// The state of the relay.

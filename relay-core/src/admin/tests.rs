@@ -90,6 +90,12 @@ fn answer(request: &Request) -> Answer {
         Request::Engine(AdminRequest::Act(..)) => {
             Answer::Engine(AdminResponse::Acted { messages: 2 })
         }
+        Request::Engine(AdminRequest::TlsReports(_)) => {
+            Answer::Engine(AdminResponse::TlsReports(Vec::new()))
+        }
+        Request::Engine(AdminRequest::SendTlsReports(_)) => {
+            Answer::Engine(AdminResponse::TlsReportsSent { reports: 2 })
+        }
         Request::Trace(id) if id.to_string() == ID => Answer::Trace(Ok(vec![event()])),
         Request::Trace(_) => Answer::Trace(Ok(Vec::new())),
         Request::Reload => Answer::Reloaded(Ok(vec!["limits.message_size".into()])),

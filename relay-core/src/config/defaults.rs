@@ -212,11 +212,15 @@ impl Default for DnsConfig {
     }
 }
 
+/// One exchange over HTTPS, from the name to the last octet.
+const HTTPS_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Default for MtaStsConfig {
     fn default() -> Self {
         Self {
             enabled: true,
             port: 443,
+            timeout: HTTPS_TIMEOUT,
             allow_private: false,
         }
     }
@@ -229,6 +233,7 @@ impl Default for TlsRptConfig {
             organization: None,
             contact: None,
             from: None,
+            timeout: HTTPS_TIMEOUT,
             allow_private: false,
         }
     }

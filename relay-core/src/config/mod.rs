@@ -264,6 +264,8 @@ pub struct MtaStsConfig {
     pub enabled: bool,
     /// The port of the hosts that serve policies; another than 443 is for tests.
     pub port: u16,
+    /// How long fetching one may take. RFC 8461 §3.3 suggests a minute.
+    pub timeout: Duration,
     /// They may be at addresses that `delivery.prohibited_hosts` names: for tests, and for a network of
     /// one's own.
     pub allow_private: bool,
@@ -276,10 +278,13 @@ pub struct TlsRptConfig {
     pub enabled: bool,
     /// Who reports; none for the hostname.
     pub organization: Option<String>,
-    /// Whom to ask about a report; none for postmaster at the hostname.
-    pub contact: Option<String>,
-    /// The header field From of reports; none for `noreply-smtp-tls-reporting` at the hostname.
+    /// Whom to ask about a report; none for postmaster at the hostname. Its domain is the one that reports.
+    pub contact: Option<Mailbox>,
+    /// The header field From of reports; none for `noreply-smtp-tls-reporting` at the domain of the contact.
+    /// A report goes by mail only if a `[[domain]]` signs for it.
     pub from: Option<Mailbox>,
+    /// How long posting a report to one host may take.
+    pub timeout: Duration,
     /// Reports may be posted to addresses that `delivery.prohibited_hosts` names: for tests.
     pub allow_private: bool,
 }

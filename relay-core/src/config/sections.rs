@@ -320,6 +320,10 @@ pub(super) fn mta_sts(draft: &mut Draft, root: &Table<'_, '_>) {
         &mut mta_sts.port,
         port.and_then(|port| u16::try_from(port).ok()),
     );
+    set(
+        &mut mta_sts.timeout,
+        section.value("timeout", &value::TIMEOUT),
+    );
     set(&mut mta_sts.allow_private, section.flag("allow_private"));
     section.finish();
 }
@@ -331,8 +335,12 @@ pub(super) fn tls_rpt(draft: &mut Draft, root: &Table<'_, '_>) {
     let tls_rpt = &mut draft.config.tls_rpt;
     set(&mut tls_rpt.enabled, section.flag("enabled"));
     tls_rpt.organization = section.value("organization", &value::TEXT);
-    tls_rpt.contact = section.value("contact", &value::TEXT);
+    tls_rpt.contact = section.value("contact", &value::MAILBOX);
     tls_rpt.from = section.value("from", &value::MAILBOX);
+    set(
+        &mut tls_rpt.timeout,
+        section.value("timeout", &value::TIMEOUT),
+    );
     set(&mut tls_rpt.allow_private, section.flag("allow_private"));
     section.finish();
 }

@@ -59,6 +59,7 @@ in_doubt = "retry"
 [mta_sts]
 enabled = true
 port = 443
+timeout = "1m"
 allow_private = false
 
 [[route]]
@@ -178,8 +179,8 @@ fn the_documented_configuration_is_read_whole() {
         [
             (FileUse::Certificate, Some(13)),
             (FileUse::Key, Some(14)),
-            (FileUse::RoutePassword(0), Some(59)),
-            (FileUse::DkimKey(0, 0), Some(65)),
+            (FileUse::RoutePassword(0), Some(60)),
+            (FileUse::DkimKey(0, 0), Some(66)),
         ]
     );
     assert_eq!(parsed.files[2].path, PathBuf::from("/etc/relay/secret"));
@@ -814,8 +815,17 @@ fn hosts_that_an_mx_may_not_point_at() {
 #[test]
 fn what_is_said_in_reports_on_tls() {
     let text = "[tls_rpt]\nenabled = false\norganization = \"Ours\"\ncontact = \"us@example.com\"\n\
-                from = \"tls@example.com\"\nallow_private = true";
+                from = \"tls@example.com\"\ntimeout = \"5s\"\nallow_private = true";
     let tls_rpt = config(text).tls_rpt;
+    assert_eq!(tls_rpt.timeout.as_secs(), 5);
+    assert_eq!(tls_rpt.contact.unwrap().to_string(), "us@example.com");
+    for wrong in [
+        "[tls_rpt]\ncontact = \"us\"",
+        "[tls_rpt]\ntimeout = \"0s\"",
+        "[mta_sts]\ntimeout = \"6m\"",
+    ] {
+        assert_eq!(errors(wrong).len(), 1, "{wrong}");
+    }
     assert!(!tls_rpt.enabled && tls_rpt.allow_private);
     assert_eq!(tls_rpt.organization.as_deref(), Some("Ours"));
     assert_eq!(tls_rpt.from.unwrap().to_string(), "tls@example.com");

@@ -212,6 +212,10 @@ pub(super) const SIZE: Kind<u64> = Kind {
     allowed: "a size from \"1KiB\" to \"2GiB\", in B, kB, MB, GB, KiB, MiB or GiB",
     parse: size,
 };
+pub(super) const TIMEOUT: Kind<Duration> = Kind {
+    allowed: "a duration from \"1s\" to \"5m\"",
+    parse: timeout,
+};
 pub(super) const DURATION: Kind<Duration> = Kind {
     allowed: "a duration, such as \"90s\", \"5m\", \"1h30m\", \"3d\"",
     parse: duration,
@@ -476,6 +480,18 @@ fn size(text: &str) -> Result<u64, String> {
 
 /// The longest duration: ten years.
 const DURATION_SECS_MAX: u64 = 10 * 366 * 86_400;
+
+/// The longest time that one exchange may take.
+const TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let found = duration(text)?;
+    match found {
+        Duration::ZERO => Err("is no time at all".to_owned()),
+        found if found > TIMEOUT_MAX => Err("is longer than five minutes".to_owned()),
+        found => Ok(found),
+    }
+}
 
 fn duration(text: &str) -> Result<Duration, String> {
     let mut secs: u64 = 0;

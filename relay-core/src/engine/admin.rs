@@ -37,6 +37,12 @@ impl Engine {
             AdminRequest::Act(action, selector) => AdminResponse::Acted {
                 messages: self.act(action, &selector),
             },
+            AdminRequest::TlsReports(selector) => {
+                AdminResponse::TlsReports(self.list_tls_reports(&selector))
+            }
+            AdminRequest::SendTlsReports(selector) => AdminResponse::TlsReportsSent {
+                reports: self.send_tls_reports(&selector),
+            },
         };
         self.out.push_back(Output::Admin(id, Box::new(response)));
     }

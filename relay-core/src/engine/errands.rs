@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::tls_reports::{KEPT_COUNT, Key};
+use super::tls_reports::KEPT_COUNT;
 use super::{Engine, Keep, Output};
 use crate::dns::{MxAnswer, MxSet};
 use crate::errand::{Done, Errand};
@@ -23,6 +23,7 @@ use crate::id::ErrandId;
 use crate::queue::tick::Tick;
 use crate::sts::cache::{Change, Look};
 use crate::sts::{Found, Mode, Policy, Wanted};
+use crate::tlsrpt::tally::Period;
 
 /// Refreshes that are under way at once.
 const REFRESHES_MAX: usize = 8;
@@ -46,10 +47,8 @@ pub(super) enum Purpose {
     Route(u32, MxSet),
     /// Nobody: the policy of this domain is fetched anew.
     Refresh(String),
-    /// The TLS-RPT counts of a day and a domain: who wants them.
-    Inquiry(Key),
-    /// They are on their way by HTTPS.
-    Post(Key),
+    /// The TLS-RPT report of this period is on its way.
+    Report(Period),
 }
 
 impl Engine {
@@ -90,19 +89,6 @@ impl Engine {
         self.errands.queued.push_back((errand, purpose));
     }
 
-    /// Whether an errand about the counts of a day and a domain is out, or waits for its turn.
-    pub(super) fn errand_is_out(&self, key: &Key) -> bool {
-        let waiting = self.errands.queued.iter().map(|(_, purpose)| purpose);
-        self.errands
-            .out
-            .values()
-            .chain(waiting)
-            .any(|purpose| match purpose {
-                Purpose::Inquiry(other) | Purpose::Post(other) => other == key,
-                Purpose::Route(..) | Purpose::Refresh(_) => false,
-            })
-    }
-
     /// An errand ended.
     pub(super) fn errand_done(&mut self, id: ErrandId, done: Done) {
         let Some(purpose) = self.errands.out.remove(&id) else {
@@ -110,11 +96,10 @@ impl Engine {
         };
         let found = match (done, &purpose) {
             (Done::Policy(found), Purpose::Route(..) | Purpose::Refresh(_)) => found,
-            (Done::Inquiry(found), Purpose::Inquiry(key)) => {
-                return self.inquired(key.clone(), found);
+            (Done::Report(result), Purpose::Report(period)) => {
+                return self.report_sent(period.clone(), result);
             }
-            (Done::Post(result), Purpose::Post(key)) => return self.posted(key.clone(), result),
-            (Done::Policy(_) | Done::Inquiry(_) | Done::Post(_), _) => {
+            (Done::Policy(_) | Done::Report(_), _) => {
                 debug_assert!(false, "an errand ends as what it is");
                 return;
             }
@@ -122,7 +107,7 @@ impl Engine {
         let name: Arc<str> = match &purpose {
             Purpose::Route(domain, _) => Arc::clone(self.domains.name(*domain)),
             Purpose::Refresh(name) => name.as_str().into(),
-            Purpose::Inquiry(_) | Purpose::Post(_) => return,
+            Purpose::Report(_) => return,
         };
         tracing::debug!(domain = &*name, ?found, "MTA-STS");
         if let Found::Failed { kind, why } = &found {
@@ -136,7 +121,7 @@ impl Engine {
         match purpose {
             Purpose::Route(domain, set) => self.go_ways(domain, Ok(set)),
             Purpose::Refresh(_) => self.errands.refreshes -= 1,
-            Purpose::Inquiry(_) | Purpose::Post(_) => {}
+            Purpose::Report(_) => {}
         }
     }
 

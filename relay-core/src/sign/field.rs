@@ -34,8 +34,15 @@ pub(super) const BARRED: [&str; 19] = [
     "List-Archive",
 ];
 
-/// Fields that are signed where they are there.
-const PRESENT: [&str; 4] = ["Sender", "In-Reply-To", "References", "Feedback-ID"];
+/// Fields that are signed where they are there. RFC 8460 §5.3 asks for the last two.
+const PRESENT: [&str; 6] = [
+    "Sender",
+    "In-Reply-To",
+    "References",
+    "Feedback-ID",
+    "TLS-Report-Domain",
+    "TLS-Report-Submitter",
+];
 
 /// The most names in `h=`.
 const NAMES_MAX: usize = 200;

@@ -36,7 +36,7 @@ mod field;
 mod key;
 pub mod publication;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;

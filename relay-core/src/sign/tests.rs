@@ -77,6 +77,11 @@ fn rsa_key() -> Key {
     Key::new(pkcs8(made.serialize_der())).unwrap()
 }
 
+/// A domain that signs, for the tests of others.
+pub(crate) fn signing_domain(name: &str) -> Arc<SigningDomain> {
+    domain(name, &[("e1", &rfc_key())])
+}
+
 fn domain(name: &str, keys: &[(&str, &Key)]) -> Arc<SigningDomain> {
     let keys = keys.iter().map(|(selector, key)| DkimKey {
         selector: (*selector).to_owned(),

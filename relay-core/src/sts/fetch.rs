@@ -116,6 +116,7 @@ impl Fetch {
             path: PATH.to_owned(),
             post: None,
             body_max: policy::POLICY_MAX,
+            timeout: self.config.mta_sts.timeout,
             allow_private: self.config.mta_sts.allow_private,
         };
         let exchange = Exchange::new(ask, Arc::clone(&self.tls), Arc::clone(&self.config), now);

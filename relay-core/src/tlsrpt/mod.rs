@@ -2,20 +2,20 @@
 //!
 //! ```text
 //!  each session, each policy that could not be had ──▶ Tally, by day and domain (kept on disk)
-//!                                                        │ the day is over; hours later, at random
-//!                                                        ▼
-//!  _smtp._tls.DOMAIN TXT ──▶ rua: nobody, mailto:, https: ──▶ a report, by mail or by HTTPS
+//!                                      │ the day is over; hours later, at random, or when an operator says so
+//!                                      ▼
+//!  _smtp._tls.DOMAIN TXT ──▶ rua: nobody, mailto:, https: ──▶ Sending: a report to each of them
 //! ```
 //!
 //! RFC 8460.
 
-mod ask;
 mod report;
 mod rua;
+mod send;
 pub(crate) mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Inquiry, Posting};
-pub(crate) use report::{Head, gzipped, mail};
-pub use rua::{Rua, ruas};
+pub(crate) use report::{Head, json};
+pub use rua::{BadRecord, Rua, check_record, ruas};
+pub use send::{Due, Sending, Sent};

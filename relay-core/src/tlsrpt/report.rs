@@ -1,4 +1,4 @@
-//! A report: its JSON, gzipped, and the mail that carries it. RFC 8460 §4.4, §5.1, §5.3.
+//! A report: its JSON, gzipped, and the mail that carries it. RFC 8460 §4.4, §5.1 to §5.3.
 
 use std::io::Write as _;
 
@@ -10,35 +10,53 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use smtp_proto::{Mailbox, Notify, ReversePath};
 
-use super::tally::{Sessions, UnderPolicy};
+use super::tally::{Period, Sessions, UnderPolicy};
+use crate::config::{Config, a_labels};
 use crate::engine::Submission;
 use crate::id::MessageId;
 use crate::queue::handling::Handling;
 use crate::queue::message::{Body, BodyKind, Envelope, Origin, Recipient};
 use crate::time::UnixTime;
 
-const DAY: u64 = 86_400;
-
 /// Who reports.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     /// `organization-name`
-    pub(crate) organization: String,
+    organization: String,
     /// `contact-info`
-    pub(crate) contact: String,
+    contact: String,
+    /// Our name in reports: RFC 8460 §5.3 has it be the domain of `contact-info`.
+    submitter: String,
     /// The header field From.
-    pub(crate) from: String,
-    /// Our name.
-    pub(crate) hostname: String,
+    from: String,
+}
+
+impl Head {
+    /// As the configuration has it.
+    pub(crate) fn of(config: &Config) -> Self {
+        let (hostname, rpt) = (&config.hostname, &config.tls_rpt);
+        let contact = rpt.contact.as_ref();
+        let submitter = contact.and_then(Mailbox::domain).unwrap_or(hostname);
+        let submitter = a_labels(submitter);
+        let or_by_us = |given: Option<&Mailbox>, name: &str| match given {
+            Some(mailbox) => mailbox.to_string(),
+            None => format!("{name}@{submitter}"),
+        };
+        Self {
+            organization: rpt
+                .organization
+                .clone()
+                .unwrap_or_else(|| submitter.clone()),
+            contact: or_by_us(contact, "postmaster"),
+            from: or_by_us(rpt.from.as_ref(), "noreply-smtp-tls-reporting"),
+            submitter,
+        }
+    }
 }
 
 /// The id of a report: the same for every try at it.
-fn id_of(head: &Head, sessions: &Sessions) -> String {
-    format!("{}_{}@{}", sessions.day, sessions.domain, head.hostname)
-}
-
-fn start_of(sessions: &Sessions) -> u64 {
-    sessions.day.saturating_mul(DAY)
+fn id_of(head: &Head, Period { domain, start, .. }: &Period) -> String {
+    format!("{start}_{domain}@{}", head.submitter)
 }
 
 /// The report as a gzip file.
@@ -50,15 +68,19 @@ pub(crate) fn gzipped(head: &Head, sessions: &Sessions) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-fn json(head: &Head, sessions: &Sessions) -> Value {
-    let start = start_of(sessions);
+/// The report as its reader sees it.
+pub(crate) fn json(head: &Head, sessions: &Sessions) -> Value {
+    let period = &sessions.period;
     let at = |secs| UnixTime::from_secs(secs).to_rfc3339().replace(".000Z", "Z");
-    let policy = |policy: &UnderPolicy| under(policy, &sessions.domain);
+    let policy = |policy: &UnderPolicy| under(policy, &period.domain);
     json!({
         "organization-name": head.organization,
-        "date-range": { "start-datetime": at(start), "end-datetime": at(start + DAY - 1) },
+        "date-range": {
+            "start-datetime": at(period.start),
+            "end-datetime": at(sessions.end() - 1),
+        },
         "contact-info": head.contact,
-        "report-id": id_of(head, sessions),
+        "report-id": id_of(head, period),
         "policies": sessions.policies.iter().map(policy).collect::<Vec<_>>(),
     })
 }
@@ -102,19 +124,22 @@ fn under(policy: &UnderPolicy, domain: &str) -> Value {
     value
 }
 
-/// The mail that carries a report. It is from the null sender, so that nothing is ever reported about it,
-/// and goes whatever TLS there is: RFC 8460 §5.3 asks for that, since it may tell of TLS that fails.
+/// The mail that carries a report, `gzip`. It is from the null sender, so that nothing is ever reported
+/// about it, and goes whatever TLS there is: RFC 8460 §3 asks for that, since it may tell of TLS that fails.
 pub(crate) fn mail(
     head: &Head,
     sessions: &Sessions,
+    gzip: &[u8],
     to: &[Mailbox],
     id: MessageId,
     now: UnixTime,
 ) -> Submission {
-    let (domain, submitter) = (&sessions.domain, &head.hostname);
-    let report_id = id_of(head, sessions);
-    let start = start_of(sessions);
-    let file = format!("{submitter}!{domain}!{start}!{}.json.gz", start + DAY - 1);
+    let (period, submitter) = (&sessions.period, &head.submitter);
+    let domain = &period.domain;
+    let report_id = id_of(head, period);
+    // RFC 8460 §5.1.
+    let (start, end) = (period.start, sessions.end() - 1);
+    let file = format!("{submitter}!{domain}!{start}!{end}.json.gz");
     let recipients: Vec<String> = to.iter().map(|to| format!("<{to}>")).collect();
     let boundary = format!("=_{id}");
     let mut text = format!(
@@ -144,7 +169,7 @@ pub(crate) fn mail(
          Content-Transfer-Encoding: base64\r\n\
          Content-Disposition: attachment;\r\n\tfilename=\"{file}\"\r\n\r\n"
     ));
-    for line in gzipped(head, sessions).chunks(57) {
+    for line in gzip.chunks(57) {
         text.push_str(&STANDARD.encode(line));
         text.push_str("\r\n");
     }

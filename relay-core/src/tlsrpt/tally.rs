@@ -17,19 +17,58 @@ const WHY_MAX: usize = 200;
 /// Patterns of an MTA-STS policy that are shown.
 const MX_MAX: usize = 64;
 
-/// The sessions of one day with the hosts of one domain.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Sessions {
+/// Seconds of a day.
+pub(crate) const DAY: u64 = 86_400;
+
+/// What one report is about: a domain, and a day or the part of one that begins then.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Period {
     /// The day, in days since 1970 in UTC.
     pub(crate) day: u64,
     /// The domain.
     pub(crate) domain: String,
-    /// By the policy that held.
+    /// The first second, since 1970.
+    pub(crate) start: u64,
+}
+
+/// The sessions with the hosts of one domain in one period.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Sessions {
+    /// Which.
+    pub(crate) period: Period,
+    /// The first second after it, where it ends before its day does: an operator sent its report then.
+    pub(crate) end: Option<u64>,
+    /// By the policy that held. None are left once the report of a part of the running day was sent.
     pub(crate) policies: Vec<UnderPolicy>,
-    /// Reports went out by mail already; what is left goes by HTTPS.
-    pub(crate) mailed: bool,
+    /// Where the report arrived already.
+    pub(crate) sent: Vec<String>,
     /// Tries to send it.
     pub(crate) tries: u32,
+    /// What came of the last one.
+    pub(crate) last: Option<String>,
+}
+
+impl Sessions {
+    fn new(period: Period) -> Self {
+        Self {
+            period,
+            end: None,
+            policies: Vec::new(),
+            sent: Vec::new(),
+            tries: 0,
+            last: None,
+        }
+    }
+
+    /// The first second after the period.
+    pub(crate) fn end(&self) -> u64 {
+        self.end.unwrap_or((self.period.day + 1) * DAY)
+    }
+
+    /// Whether there is nothing to tell: all of it was told.
+    pub(crate) fn is_told(&self) -> bool {
+        self.policies.is_empty()
+    }
 }
 
 /// Those under one policy.
@@ -59,9 +98,9 @@ pub(crate) struct Failed {
 /// All that is not reported yet.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    entries: BTreeMap<(u64, String), Sessions>,
+    entries: BTreeMap<Period, Sessions>,
     /// Those that changed since they were written down.
-    dirty: BTreeSet<(u64, String)>,
+    dirty: BTreeSet<Period>,
 }
 
 impl Tally {
@@ -117,17 +156,14 @@ impl Tally {
         lines: (Vec<String>, Vec<String>),
         failed: Option<Failed>,
     ) {
-        let key = (day, domain.to_owned());
-        if !self.entries.contains_key(&key) && self.entries.len() >= DOMAINS_MAX {
+        let period = self.open_period(day, domain);
+        if !self.entries.contains_key(&period) && self.entries.len() >= DOMAINS_MAX {
             return;
         }
-        let entry = self.entries.entry(key.clone()).or_insert_with(|| Sessions {
-            day,
-            domain: domain.to_owned(),
-            policies: Vec::new(),
-            mailed: false,
-            tries: 0,
-        });
+        let entry = self
+            .entries
+            .entry(period.clone())
+            .or_insert_with(|| Sessions::new(period.clone()));
         let (lines, mx) = lines;
         let same = |other: &UnderPolicy| other.kind == kind && other.lines == lines;
         let at = match entry.policies.iter().position(same) {
@@ -162,51 +198,100 @@ impl Tally {
                 }
             }
         }
-        self.dirty.insert(key);
+        self.dirty.insert(period);
+    }
+
+    /// The period of a day that is counted in now: the day, or what is left of it after its last end.
+    fn open_period(&self, day: u64, domain: &str) -> Period {
+        let (first, last) = (self.whole(day, domain), (day + 1) * DAY);
+        let to = Period {
+            start: last,
+            ..first.clone()
+        };
+        match self.entries.range(&first..=&to).next_back() {
+            Some((period, sessions)) => match sessions.end {
+                Some(end) if end < last => Period {
+                    start: end,
+                    ..first
+                },
+                Some(_) | None => period.clone(),
+            },
+            None => first,
+        }
+    }
+
+    fn whole(&self, day: u64, domain: &str) -> Period {
+        Period {
+            day,
+            domain: domain.to_owned(),
+            start: day * DAY,
+        }
+    }
+
+    /// Ends a period now, if it did not end yet. What is counted from now on is in the next one.
+    pub(crate) fn close(&mut self, period: &Period, now: u64) {
+        if let Some(sessions) = self.entries.get_mut(period)
+            && sessions.end.is_none()
+        {
+            let end = now.max(period.start) + 1;
+            sessions.end = Some(end.min((period.day + 1) * DAY));
+            self.dirty.insert(period.clone());
+        }
     }
 
     /// Takes back what an earlier run wrote down.
     pub(crate) fn recover(&mut self, sessions: Sessions) {
         if self.entries.len() < DOMAINS_MAX {
-            self.entries
-                .insert((sessions.day, sessions.domain.clone()), sessions);
+            self.entries.insert(sessions.period.clone(), sessions);
         }
     }
 
-    /// What changed since this was called last.
-    pub(crate) fn take_changed(&mut self) -> Vec<&Sessions> {
-        let dirty = std::mem::take(&mut self.dirty);
-        dirty
-            .iter()
-            .filter_map(|key| self.entries.get(key))
-            .collect()
+    /// What changed since this was called last: at most so many. True if more did.
+    pub(crate) fn take_changed(&mut self, most: usize) -> (Vec<&Sessions>, bool) {
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some(period) = self.dirty.pop_first()
+        {
+            taken.push(period);
+        }
+        let changed = taken.iter().filter_map(|period| self.entries.get(period));
+        (changed.collect(), !self.dirty.is_empty())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The keys of all days before this one.
-    pub(crate) fn before(&self, day: u64) -> Vec<(u64, String)> {
+    /// All that is counted, by day and domain.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sessions> {
+        self.entries.values()
+    }
+
+    /// The periods that are over on this day, with something to tell or not.
+    pub(crate) fn over(&self, day: u64) -> Vec<Period> {
+        let over = |period: &Period, sessions: &Sessions| {
+            period.day < day || sessions.end.is_some() && !sessions.is_told()
+        };
         self.entries
-            .range(..(day, String::new()))
-            .map(|(key, _)| key.clone())
+            .iter()
+            .filter(|(period, sessions)| over(period, sessions))
+            .map(|(period, _)| period.clone())
             .collect()
     }
 
-    pub(crate) fn get_mut(&mut self, key: &(u64, String)) -> Option<&mut Sessions> {
-        let sessions = self.entries.get_mut(key)?;
-        self.dirty.insert(key.clone());
+    pub(crate) fn get_mut(&mut self, period: &Period) -> Option<&mut Sessions> {
+        let sessions = self.entries.get_mut(period)?;
+        self.dirty.insert(period.clone());
         Some(sessions)
     }
 
-    pub(crate) fn get(&self, key: &(u64, String)) -> Option<&Sessions> {
-        self.entries.get(key)
+    pub(crate) fn get(&self, period: &Period) -> Option<&Sessions> {
+        self.entries.get(period)
     }
 
-    pub(crate) fn remove(&mut self, key: &(u64, String)) -> bool {
-        self.dirty.remove(key);
-        self.entries.remove(key).is_some()
+    pub(crate) fn remove(&mut self, period: &Period) -> bool {
+        self.dirty.remove(period);
+        self.entries.remove(period).is_some()
     }
 }
 

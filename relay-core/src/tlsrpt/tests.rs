@@ -7,8 +7,10 @@ use base64::Engine as _;
 use serde_json::Value;
 use smtp_proto::Mailbox;
 
-use super::tally::Tally;
-use super::{Head, Rua, gzipped, mail, ruas};
+use super::report::{gzipped, mail};
+use super::tally::{DAY as SECS, Period, Sessions, Tally};
+use super::{BadRecord, Head, Rua, check_record, ruas};
+use crate::config::Config;
 use crate::id::MessageId;
 use crate::outbound::{TlsFailureKind, TlsPolicyType, TlsSession};
 use crate::queue::message::Body;
@@ -65,6 +67,45 @@ fn who_wants_reports() {
     assert_eq!(read(&[one, one]).len(), 0, "more than one record is none");
 }
 
+#[test]
+fn what_is_wrong_with_a_record() {
+    let check = |texts: &[&str]| check_record(texts.iter().map(|text| text.as_bytes()));
+    let one = "v=TLSRPTv1; rua=mailto:a@x.example";
+    assert_eq!(check(&[one]), Ok(vec![Rua::Mail(to("a@x.example"))]));
+    assert_eq!(check(&[one, "v=spf1 -all"]).map(|ruas| ruas.len()), Ok(1));
+    let two = "v=TLSRPTv1;ext=1;rua=https://r.example/v1 , mailto:a@x.example ;";
+    assert_eq!(check(&[two]).map(|ruas| ruas.len()), Ok(2));
+    assert_eq!(check(&["v=TLSRPTv2; rua=x"]), Err(BadRecord::None));
+    assert_eq!(check(&[one, one]), Err(BadRecord::Several));
+    for (fields, wrong) in [
+        ("", BadRecord::NoRua),
+        ("x=y", BadRecord::NoRua),
+        ("rua", BadRecord::Field("rua".into())),
+        (";rua=mailto:a@x.example", BadRecord::Field("".into())),
+        (
+            "-x=1;rua=mailto:a@x.example",
+            BadRecord::Field("-x=1".into()),
+        ),
+        ("rua=", BadRecord::Field("rua=".into())),
+        ("rua=a@x.example", BadRecord::Uri("a@x.example".into())),
+        (
+            "rua=mailto:a!b@x.example",
+            BadRecord::Uri("mailto:a!b@x.example".into()),
+        ),
+        (
+            "rua=http://x.example/",
+            BadRecord::Uri("http://x.example/".into()),
+        ),
+        ("rua=mailto:a@x.example,", BadRecord::Uri("".into())),
+    ] {
+        assert_eq!(
+            check(&[&format!("v=TLSRPTv1;{fields}")]),
+            Err(wrong),
+            "{fields}"
+        );
+    }
+}
+
 fn session(policy: TlsPolicyType, failure: Option<TlsFailureKind>) -> TlsSession {
     TlsSession {
         policy,
@@ -106,13 +147,23 @@ fn tally() -> Tally {
     tally
 }
 
-fn head() -> Head {
-    Head {
-        organization: "An \"Organization\"".into(),
-        contact: "postmaster@relay.example".into(),
-        from: "tls@relay.example".into(),
-        hostname: "relay.example".into(),
+fn of_the_day(tally: &Tally) -> &Sessions {
+    tally.get(&period(DAY * SECS)).unwrap()
+}
+
+fn period(start: u64) -> Period {
+    Period {
+        day: DAY,
+        domain: "example.com".into(),
+        start,
     }
+}
+
+fn head() -> Head {
+    let mut config = Config::new("relay.example".parse().unwrap(), "data");
+    config.tls_rpt.organization = Some("An \"Organization\"".into());
+    config.tls_rpt.contact = Some(to("postmaster@relay.example"));
+    Head::of(&config)
 }
 
 fn gunzipped(bytes: &[u8]) -> Value {
@@ -126,7 +177,7 @@ fn gunzipped(bytes: &[u8]) -> Value {
 #[test]
 fn a_report_reads_as_the_rfc_has_it() {
     let tally = tally();
-    let sessions = tally.get(&(DAY, "example.com".into())).unwrap();
+    let sessions = of_the_day(&tally);
     let report = gunzipped(&gzipped(&head(), sessions));
     assert_eq!(report["organization-name"], "An \"Organization\"");
     assert_eq!(
@@ -156,11 +207,12 @@ fn a_report_reads_as_the_rfc_has_it() {
 #[test]
 fn the_mail_that_carries_it() {
     let tally = tally();
-    let sessions = tally.get(&(DAY, "example.com".into())).unwrap();
+    let sessions = of_the_day(&tally);
     let now = UnixTime::from_secs(1_780_000_000);
     let mail = mail(
         &head(),
         sessions,
+        &gzipped(&head(), sessions),
         &[to("a@x.example")],
         MessageId::from_u64(7),
         now,
@@ -170,6 +222,7 @@ fn the_mail_that_carries_it() {
     };
     let text = std::str::from_utf8(bytes).unwrap();
     for field in [
+        "From: <noreply-smtp-tls-reporting@relay.example>\r\n",
         "\r\nTLS-Report-Domain: example.com\r\n",
         "\r\nTLS-Report-Submitter: relay.example\r\n",
         "Content-Type: multipart/report; report-type=\"tlsrpt\";",
@@ -209,7 +262,7 @@ fn counts_are_bounded() {
         };
         tally.count(DAY, "example.com", None, &failed);
     }
-    let sessions = tally.get(&(DAY, "example.com".into())).unwrap();
+    let sessions = of_the_day(&tally);
     assert_eq!(sessions.policies[0].failed, 1000, "all are counted");
     assert!(
         sessions.policies[0].failures.len() < 100,
@@ -224,5 +277,30 @@ fn counts_are_bounded() {
             &session(TlsPolicyType::NoPolicyFound, None),
         );
     }
-    assert_eq!(tally.before(DAY + 1).len(), 10_000);
+    assert_eq!(tally.over(DAY + 1).len(), 10_000);
+}
+
+#[test]
+fn a_day_that_was_told_in_part_goes_on_where_it_ended() {
+    let mut tally = tally();
+    let (midnight, noon) = (DAY * SECS, DAY * SECS + SECS / 2);
+    tally.close(&period(midnight), noon);
+    assert_eq!(tally.over(DAY), [period(midnight)]);
+    let count = |tally: &mut Tally| {
+        let session = session(TlsPolicyType::NoPolicyFound, None);
+        tally.count(DAY, "example.com", None, &session);
+    };
+    count(&mut tally);
+    count(&mut tally);
+    let first = of_the_day(&tally);
+    assert_eq!((first.policies[1].successes, first.end()), (1, noon + 1));
+    let second = tally.get(&period(noon + 1)).unwrap();
+    assert_eq!(second.policies[0].successes, 2);
+    assert_eq!(second.end(), midnight + SECS);
+    let ids = [first, second].map(|sessions| super::json(&head(), sessions)["report-id"].clone());
+    assert_ne!(ids[0], ids[1], "neither is a copy of the other");
+    // In its last second, a day is over.
+    tally.close(&period(noon + 1), midnight + SECS - 1);
+    count(&mut tally);
+    assert_eq!(tally.iter().count(), 2);
 }

@@ -68,13 +68,7 @@ enum Command {
         output: Output,
     },
     /// Show reports that others sent: TLS-RPT and DMARC aggregate; plain, in gzip, zip or a mail
-    Report {
-        /// The files; "-" for standard input
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        #[command(flatten)]
-        output: Output,
-    },
+    Report(report::ReportArgs),
     /// Apply the changed configuration and certificates
     Reload {
         #[command(flatten)]
@@ -393,12 +387,7 @@ fn run(runtime: &dyn Runtime, command: Command, out: &mut dyn Write) -> Result<(
             };
             queue::trace(&place.client()?, &data_dir, &id, format, out)
         }
-        Command::Report { files, output } => {
-            match report::report(&files, output.format(), out, &mut io::stderr())? {
-                true => Ok(()),
-                false => Err(Failure::Shown),
-            }
-        }
+        Command::Report(args) => report::run(args, out),
         Command::Reload { place, output } => queue::reload(&place.client()?, output.format(), out),
         Command::Status { place, output } => queue::status(&place.client()?, output.format(), out),
     }

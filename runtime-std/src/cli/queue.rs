@@ -322,7 +322,7 @@ fn duration(secs: u64) -> String {
 }
 
 /// A time of the API without its fraction, which people have no use for.
-fn whole_seconds(time: &str) -> String {
+pub(super) fn whole_seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),
@@ -330,7 +330,7 @@ fn whole_seconds(time: &str) -> String {
 }
 
 /// RFC 3986 §2.1: all but unreserved characters.
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

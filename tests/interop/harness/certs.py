@@ -1,6 +1,7 @@
 """A throw-away CA and the certificates that it issues, by the openssl command."""
 
 import ssl
+import threading
 
 from .base import must, tool
 
@@ -10,6 +11,8 @@ class Authority:
 
     def __init__(self, folder):
         self.folder = folder
+        # Groups run beside each other, and the CA counts its certificates in a file.
+        self.issuing = threading.Lock()
         self.openssl = tool("openssl")
         self.file = folder / "ca.pem"
         self._key(folder / "ca.key")
@@ -38,6 +41,10 @@ class Authority:
 
     def issue(self, name, names, expired=False, self_signed=False):
         """A certificate for these SANs, such as `DNS:a.test` or `IP:127.0.0.1`."""
+        with self.issuing:
+            return self._issue(name, names, expired, self_signed)
+
+    def _issue(self, name, names, expired, self_signed):
         cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         self._key(key)

@@ -1,6 +1,7 @@
-//! `report`: what others say about mail in our name, as a table.
+//! `report`: what others say about mail in our name, as a table; and what we say to others (`own`).
 
 mod dmarc;
+mod own;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -8,16 +9,41 @@ mod unpack;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use comfy_table::{Table, presets};
 use relay_core::time::UnixTime;
 use serde::Serialize;
 
 use super::credential::Format;
+use super::{Failure, Output};
 use dmarc::DmarcReport;
 use tls::TlsReport;
 use unpack::{SIZE_MAX, unpack};
+
+/// `report FILE…`, or what is done about our own.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct ReportArgs {
+    #[command(subcommand)]
+    own: Option<own::OwnCommand>,
+    /// The files; "-" for standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(args: ReportArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    if let Some(command) = args.own {
+        return own::run(command, out);
+    }
+    match report(&args.files, args.output.format(), out, &mut io::stderr())? {
+        true => Ok(()),
+        false => Err(Failure::Shown),
+    }
+}
 
 /// A report of either kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,8 +57,8 @@ enum Report {
 ///
 /// # Errors
 /// `out` cannot be written.
-pub(super) fn report(
-    files: &[std::path::PathBuf],
+fn report(
+    files: &[PathBuf],
     format: Format,
     out: &mut dyn Write,
     problems: &mut dyn Write,
