@@ -5,11 +5,13 @@ import re
 import smtplib
 
 from harness import signed
+from harness.certs import Authority
 from harness.base import Folder, check, free_port, has_tool, tool, wait_for
 from harness.peers import PostfixMaildir, SmtpSink
+from harness.receiver import Receiver
 from harness.relay import Relay, queued_id
 
-TLS, CLEAR = "127.0.0.14", "127.0.0.15"
+TLS, CLEAR, OLD = "127.0.0.14", "127.0.0.15", "127.0.0.18"
 
 DANE = "dane (TLSA)"
 UNUSABLE = "require (dane, no TLSA record can be used)"
@@ -38,8 +40,11 @@ class Case:
         return [*self.lines, *records, *(line.replace("PORT", str(port)) for line in self.more)]
 
 
-def cases(leaf, root, other):
-    """`leaf` is what the receiver shows, `root` what signed it, `other` some other certificate."""
+def cases(leaf, root, other, old):
+    """`leaf` is what the receiver shows, `root` what signed it, `other` some other certificate.
+
+    `old` is the root of another receiver, and over. Of domains named `strict-` the relay demands DANE.
+    """
     def of(certificate, *fields):
         return signed.tlsa(certificate, *fields)
 
@@ -81,6 +86,15 @@ def cases(leaf, root, other):
         Case("alias-wrong", mx="mx.alias-wrong", rule="dane-certificate", finger=MISMATCH,
              lines=["mx.alias-wrong CNAME mx.wrong3", f"_PORT._tcp.mx.alias-wrong TLSA {good}"]),
     ]
+    found += [Case(f"old{''.join(map(str, f))}", [of(old, *f)], rule="dane-certificate", finger=MISMATCH, address=OLD)
+              for f in for_root]
+    found += [
+        Case("strict-good", [good], DANE, finger=VERIFIED),
+        Case("strict-wrong", [of(other, 3, 1, 1)], rule="dane-certificate", finger=MISMATCH),
+        Case("strict-none", [], rule="dane-required"),
+        Case("strict-pkix", [of(leaf, 1, 1, 1)], rule="dane-required"),
+        Case("strict-outside", mx="mx.plain.", rule="dane-required"),
+    ]
     return found
 
 
@@ -94,17 +108,22 @@ class Setting:
         root = world.authority.file
         chain = folder / "chain.pem"
         chain.write_text(leaf.read_text() + root.read_text())
-        port = free_port([TLS, CLEAR])
+        port = free_port([TLS, CLEAR, OLD])
         self.port = port
-        self.cases = cases(leaf, root, other)
+        over = Authority(folder.make("old"), expired=True)
+        self.old = Receiver(OLD, port, tls=over.server_context(
+            "mx", [f"DNS:mx.old{f}.signed" for f in ("200", "201", "202", "210", "211", "212")], with_root=True))
+        self.cases = cases(leaf, root, other, over.file)
         lines = [line for case in self.cases for line in case.zone(port)]
         plain = [f"mx A {TLS}", f"_{port}._tcp.mx TLSA {signed.tlsa(other, 3, 1, 1)}"]
         self.dns = signed.Signed(folder, lines, plain, spoil=[("ab" * 32, "cd" * 32)])
         domains = [f"{case.name}.signed" for case in self.cases]
         self.postfix = PostfixMaildir(folder, TLS, port, domains, (chain, key))
         self.sink = SmtpSink(folder, CLEAR, port)
+        strict = [case.name for case in self.cases if case.name.startswith("strict-")]
+        routes = "".join(f'\n[[route]]\ndomain = "{name}.signed"\nhosts = ["mx"]\ntls = "dane"\n' for name in strict)
         self.relay = Relay(world.binary, world.folder, "dane-relay", port, self.dns.address,
-                           config={"dns": {"trust_ad": True}})
+                           config={"dns": {"trust_ad": True}}, extra=routes)
         self.relay.start()
 
     def send_all(self):
@@ -142,13 +161,16 @@ def run(world, report):
         fingers = setting.dns.as_system(["true"]) is not None
         if not fingers:
             report.skip("dane: posttls-finger", "no mounts of our own for /etc/resolv.conf")
-        for case in setting.cases if fingers else ():
+        # Without records it goes on by the roots of the system at this level, to say what it finds.
+        judged = [case for case in setting.cases if fingers and case.finger]
+        for case in judged:
             report.case(f"dane: posttls-finger on {case.name}", agrees, setting, case)
         report.case("dane: what failed is not delivered", nothing_leaked, setting)
         setting.relay.stop()
     finally:
         if setting.relay.child.running():
             setting.relay.kill()
+        setting.old.close()
 
 
 def is_as_it_should(setting, case):
@@ -181,7 +203,7 @@ def verdict(said):
 
 def agrees(setting, case):
     said = setting.dns.as_system(
-        [tool("posttls-finger"), "-L", "summary,verbose", "-l", "dane", "-t", "5", "-T", "5", f"{case.name}.signed:{setting.port}"]
+        [tool("posttls-finger"), "-L", "summary,verbose", "-l", "dane-only" if case.name.startswith("strict-") else "dane", "-t", "5", "-T", "5", f"{case.name}.signed:{setting.port}"]
     )
     check("Connected to" in said or case.finger == NO_ANSWER, said)
     check(verdict(said) == case.finger, f"not {case.finger!r} but {verdict(said)!r}:", said)
@@ -192,5 +214,6 @@ def nothing_leaked(setting):
         if not case.policy:
             marker = f"X-Case: =={case.name}==".encode()
             check(not setting.postfix.find(marker) and not setting.sink.find(marker), case.name)
+            check(not setting.old.mails, case.name)
             events = setting.relay.trace(setting.ids[case.name])
             check(not any(event["event"] == "delivered" for event in events), events)

@@ -85,7 +85,7 @@ impl Validation for Right {
     type Value = bool;
 }
 
-/// `SCRAM-SHA-256$iterations:salt$stored-key:server-key`. RFC 5803 §3.
+/// `SCRAM-SHA-256$iterations:salt$stored-key:server-key`. RFC 5803 §1.
 fn keys(verifier: &Verifier) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let text = verifier.to_string();
     let parts: Vec<Vec<u8>> = text

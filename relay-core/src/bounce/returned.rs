@@ -1,6 +1,6 @@
 //! The last part: the original, or its headers.
 //!
-//! RFC 3461 §4.3 (RET), RFC 6522 §4 (text/rfc822-headers), RFC 6532 §3.7 and RFC 6533 §6
+//! RFC 3461 §4.3 (RET), RFC 6522 §4 (text/rfc822-headers), RFC 6532 §3.7 and RFC 6533 §4.2, §4.3
 //! (message/global and message/global-headers, which any encoding may carry).
 
 use smtp_proto::Ret;

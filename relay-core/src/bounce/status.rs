@@ -1,6 +1,6 @@
 //! The part for programs: message/delivery-status.
 //!
-//! RFC 3464 §2.2 (fields of the message) and §2.3 (fields of each recipient); RFC 6533 §3 and §5
+//! RFC 3464 §2.2 (fields of the message) and §2.3 (fields of each recipient); RFC 6533 §3 and §4.1
 //! (addresses and the media type with UTF-8).
 
 use smtp_proto::Mailbox;

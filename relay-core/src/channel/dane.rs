@@ -9,13 +9,19 @@
 //! A record of usage 3 is about the server's own certificate: what it matches is believed, whatever name
 //! and times are in it (RFC 7672 §3.1.1). One of usage 2 names a root: the server's certificate must chain
 //! to it, now, and name the host (RFC 7672 §3.1.2, §3.2.2). The root is one of the certificates that the
-//! server sends, or is in the record itself.
+//! server sends, or is in the record itself. Where it is a certificate, what it says of itself counts:
+//! "the SMTP client SHOULD then apply any relevant constraints from the trust anchor certificate"
+//! (RFC 7672 §3.1.2). So one that is over, is no authority's, or is too far from the leaf proves nothing;
+//! Postfix sees it so too. A bare key has no such limits, and counts where no certificate with it was
+//! sent (RFC 7671 §5.2.3).
 //!
 //! RFC 6698 §2.1, RFC 7671 §5 and §9, RFC 7672 §3.
 
+use std::cell::Cell;
+
 use rustls_pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor};
 use sha2::{Digest as _, Sha256, Sha512};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{ClientTls, Flaw, FlawKind, Verdict};
 use crate::dns::Tlsa;
@@ -75,7 +81,6 @@ impl Associations {
         names: &[&str],
         at: UnixTime,
     ) -> Verdict {
-        let algorithms = tls.algorithms.all;
         let Some((leaf, rest)) = chain.split_first() else {
             return Verdict::NotVerified(Flaw::new(
                 FlawKind::Other,
@@ -90,11 +95,11 @@ impl Associations {
             return Verdict::NotVerified(Flaw::new(FlawKind::Other, why));
         }
         let anchors = self.anchors(leaf, rest);
-        if anchors.is_empty() {
+        if anchors.roots.is_empty() {
             let why = "no TLSA record matches the certificate or one that it chains to";
             return Verdict::NotVerified(Flaw::new(FlawKind::Other, why));
         }
-        match chains_to(&anchors, leaf, rest, names, at, algorithms) {
+        match anchors.vouch_for(leaf, rest, names, at, tls.algorithms.all) {
             Ok(()) => Verdict::Verified,
             Err(flaw) => Verdict::NotVerified(flaw),
         }
@@ -109,25 +114,23 @@ impl Associations {
         &'c self,
         leaf: &'c CertificateDer<'_>,
         rest: &'c [CertificateDer<'_>],
-    ) -> Vec<TrustAnchor<'c>> {
-        let sent = rest
-            .iter()
-            .filter(|cert| self.of(Usage::Anchor).any(|one| one.matches(cert)))
-            .filter_map(|cert| webpki::anchor_from_trusted_cert(cert).ok())
-            .map(|anchor| anchor.to_owned());
-        let mut anchors: Vec<TrustAnchor<'c>> = sent.collect();
+    ) -> Anchors<'c> {
+        let mut anchors = Anchors::default();
+        for cert in rest {
+            if self.of(Usage::Anchor).any(|one| one.matches(cert)) {
+                anchors.add(CertificateDer::from_slice(cert));
+            }
+        }
         let whole = |one: &&Association| one.matching == Matching::Whole;
         for one in self.of(Usage::Anchor).filter(whole) {
             match one.selector {
-                Selector::Certificate => {
-                    let cert = CertificateDer::from_slice(&one.data);
-                    let anchor = webpki::anchor_from_trusted_cert(&cert);
-                    anchors.extend(anchor.ok().map(|anchor| anchor.to_owned()));
-                }
+                Selector::Certificate => anchors.add(CertificateDer::from_slice(&one.data)),
+                Selector::PublicKey if rest.iter().any(|cert| one.matches(cert)) => {}
                 // A bare key has no name: it may have signed any certificate of the chain.
                 Selector::PublicKey => {
                     let certs = std::iter::once(leaf).chain(rest);
-                    anchors.extend(certs.filter_map(|cert| signed_by(cert, &one.data)));
+                    let roots = certs.filter_map(|cert| signed_by(cert, &one.data));
+                    anchors.roots.extend(roots.map(|root| (root, None)));
                 }
             }
         }
@@ -232,38 +235,114 @@ fn signed_by<'k>(cert: &CertificateDer<'_>, key: &'k [u8]) -> Option<TrustAnchor
     })
 }
 
-/// Whether the leaf chains to one of the roots and has one of the names.
-fn chains_to(
-    anchors: &[TrustAnchor<'_>],
-    leaf: &CertificateDer<'_>,
-    rest: &[CertificateDer<'_>],
-    names: &[&str],
+/// The roots that TLSA records name, each with its certificate if there is one.
+#[derive(Default)]
+struct Anchors<'c> {
+    roots: Vec<(TrustAnchor<'c>, Option<CertificateDer<'c>>)>,
+}
+
+impl<'c> Anchors<'c> {
+    fn add(&mut self, cert: CertificateDer<'c>) {
+        if let Ok(root) = webpki::anchor_from_trusted_cert(&cert) {
+            let root = root.to_owned();
+            self.roots.push((root, Some(cert)));
+        }
+    }
+
+    /// Whether the leaf chains to one of the roots and has one of the names.
+    fn vouch_for(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        names: &[&str],
+        at: UnixTime,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), Flaw> {
+        let leaf = EndEntityCert::try_from(leaf).map_err(|error| flaw(&error))?;
+        let roots: Vec<TrustAnchor<'_>> = self.roots.iter().map(|(root, _)| root.clone()).collect();
+        let of_root = Cell::new(false);
+        let vouches = |path: &VerifiedPath<'_>| {
+            let judged = self.root_vouches(path, at, algorithms);
+            of_root.set(judged.is_err());
+            judged
+        };
+        leaf.verify_for_usage(
+            algorithms,
+            &roots,
+            rest,
+            super::setup::pki_time(at),
+            KeyUsage::server_auth(),
+            None,
+            Some(&vouches),
+        )
+        .map_err(|error| {
+            let mut flaw = flaw(&error);
+            if of_root.get() {
+                flaw.why = format!("the authority that the TLSA record names: {}", flaw.why);
+            }
+            flaw
+        })?;
+        let named = |name: &&str| {
+            ServerName::try_from(*name)
+                .is_ok_and(|name| leaf.verify_is_valid_for_subject_name(&name).is_ok())
+        };
+        if names.iter().any(named) {
+            return Ok(());
+        }
+        let why = format!(
+            "it is of the TLSA record's authority, and not for {}",
+            names.join(" or ")
+        );
+        Err(Flaw::new(FlawKind::Name, &why))
+    }
+
+    /// Whether the root of this path may stand there by what its own certificate says.
+    fn root_vouches(
+        &self,
+        path: &VerifiedPath<'_>,
+        at: UnixTime,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), webpki::Error> {
+        let same = |(root, _): &&(TrustAnchor<'_>, _)| root == path.anchor();
+        let mut judged = Err(webpki::Error::UnknownIssuer);
+        // Two certificates of one key, as when an authority's was renewed: one that stands is enough.
+        for (_, cert) in self.roots.iter().filter(same) {
+            judged = match cert {
+                Some(cert) => stands(path, cert, at, algorithms),
+                None => Ok(()),
+            };
+            if judged.is_ok() {
+                break;
+            }
+        }
+        judged
+    }
+}
+
+/// Whether this certificate may stand at the top of the path. The library judges an authority between the
+/// leaf and a root, and never the root. So the root's certificate is made one in between, without anything
+/// above it: all below it is verified, and any error but that nobody signed it is about itself.
+fn stands(
+    path: &VerifiedPath<'_>,
+    root: &CertificateDer<'_>,
     at: UnixTime,
     algorithms: &[&dyn SignatureVerificationAlgorithm],
-) -> Result<(), Flaw> {
-    let leaf = EndEntityCert::try_from(leaf).map_err(|error| flaw(&error))?;
-    leaf.verify_for_usage(
+) -> Result<(), webpki::Error> {
+    let between = path.intermediate_certificates().map(|cert| cert.der());
+    let certs: Vec<CertificateDer<'_>> = between.chain([root.clone()]).collect();
+    let judged = path.end_entity().verify_for_usage(
         algorithms,
-        anchors,
-        rest,
+        &[],
+        &certs,
         super::setup::pki_time(at),
         KeyUsage::server_auth(),
         None,
         None,
-    )
-    .map_err(|error| flaw(&error))?;
-    let named = |name: &&str| {
-        ServerName::try_from(*name)
-            .is_ok_and(|name| leaf.verify_is_valid_for_subject_name(&name).is_ok())
-    };
-    if names.iter().any(named) {
-        return Ok(());
-    }
-    let why = format!(
-        "it is of the TLSA record's authority, and not for {}",
-        names.join(" or ")
     );
-    Err(Flaw::new(FlawKind::Name, &why))
+    match judged {
+        Ok(_) | Err(webpki::Error::UnknownIssuer) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn flaw(error: &webpki::Error) -> Flaw {
@@ -273,6 +352,11 @@ fn flaw(error: &webpki::Error) -> Flaw {
         Flaw::new(FlawKind::Time, "it is not valid yet")
     } else if matches!(error, webpki::Error::UnknownIssuer) {
         let why = "it does not chain to what the TLSA record names";
+        Flaw::new(FlawKind::Trust, why)
+    } else if matches!(error, webpki::Error::EndEntityUsedAsCa) {
+        Flaw::new(FlawKind::Trust, "it is no authority's certificate")
+    } else if matches!(error, webpki::Error::PathLenConstraintViolated) {
+        let why = "it may not have that many authorities under it";
         Flaw::new(FlawKind::Trust, why)
     } else {
         Flaw::new(FlawKind::Other, &error.to_string())

@@ -16,6 +16,7 @@ mod error;
 mod parse;
 mod read;
 mod route;
+mod route_sections;
 mod secret;
 mod sections;
 mod sender;
@@ -300,6 +301,9 @@ pub enum TlsLevel {
     Require,
     /// Always, with a certificate that names the host and chains to a root.
     Verify,
+    /// Always, with a certificate that the host's TLSA records name: mail waits where there are none that
+    /// can be used. It needs a resolver whose AD bit is believed. RFC 7672 §6 ("Mandatory TLS Security").
+    Dane,
 }
 
 /// What becomes of a delivery whose final reply never came: the receiver may have taken the message, and

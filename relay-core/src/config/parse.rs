@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smtp_proto::Domain;
 
 use super::read::{Place, Reader, Section};
-use super::{Config, ConfigError, DomainPattern, sections, sender_sections, value};
+use super::{Config, ConfigError, DomainPattern, route_sections, sections, sender_sections, value};
 
 /// What the system says where the configuration is silent.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,8 @@ pub struct Draft {
     pub(super) references: Vec<(String, Place)>,
     /// Routes that need a domain whose keys seal, and where that is said.
     pub(super) forwards: Vec<(DomainPattern, Place)>,
+    /// Where DANE is demanded.
+    pub(super) danes: Vec<Place>,
     /// The credentials that were read, and where they stand.
     pub(super) credentials: Vec<Place>,
     data_dir_place: Place,
@@ -126,6 +128,7 @@ impl Draft {
             warnings: Vec::new(),
             references: Vec::new(),
             forwards: Vec::new(),
+            danes: Vec::new(),
             credentials: Vec::new(),
             data_dir_place: Place {
                 file: "--data-dir".to_owned(),
@@ -207,6 +210,12 @@ impl Draft {
                 self.errors.push(place.error(problem, allowed));
             }
         }
+        if !self.config.dns.trust_ad {
+            let problem = "\"dane\" needs a resolver that says what is signed: no mail would leave";
+            let allowed = "`trust_ad = true` in [dns], with a validating resolver on this host";
+            let errors = self.danes.iter().map(|place| place.error(problem, allowed));
+            self.errors.extend(errors);
+        }
         for (credential, place) in self.config.credentials.iter().zip(&self.credentials) {
             let used = self
                 .references
@@ -261,7 +270,7 @@ impl Draft {
         sections::delivery(self, root, directory);
         sections::mta_sts(self, root);
         sections::tls_rpt(self, root);
-        sections::routes(self, root, directory);
+        route_sections::routes(self, root, directory);
         sender_sections::domains(self, root, directory);
         sender_sections::preflight(self, root);
         sections::admin(self, root, directory);

@@ -15,11 +15,13 @@ use crate::sasl::Mechanism;
 pub struct Route {
     /// What it is for.
     pub domain: DomainPattern,
-    /// Where to, in order.
+    /// Where to, in order; empty for the domain's mail exchangers (`hosts = ["mx"]`), with what else the
+    /// route says.
     pub hosts: Vec<HostPort>,
     /// What is spoken there.
     pub protocol: Protocol,
-    /// Mail from others that goes there is sealed (ARC), since the hosts judge it by what we saw.
+    /// Mail from others that goes there is sealed (ARC), since the hosts judge it by what we saw. What a
+    /// client hands in after a login begins here, and is signed, not sealed.
     pub forward: bool,
     /// TLS there; none for that of `[delivery]`.
     pub tls: Option<TlsLevel>,
@@ -54,6 +56,14 @@ impl Route {
             token: None,
             mechanism: None,
         }
+    }
+}
+
+impl Route {
+    /// Whether its hosts are the mail exchangers of the domain.
+    #[must_use]
+    pub const fn is_by_mx(&self) -> bool {
+        self.hosts.is_empty()
     }
 }
 

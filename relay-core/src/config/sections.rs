@@ -8,10 +8,8 @@ use super::defaults::default_listeners;
 use super::parse::{Draft, FileUse, FileWanted};
 use super::read::Section;
 use super::{
-    ClientCertificates, Credential, Demand, DomainPattern, HostPort, Listener, ListenerTls, Role,
-    Route, TlsFiles, TlsLevel, TlsMode, TokenSource, value,
+    ClientCertificates, Credential, Demand, Listener, ListenerTls, Role, TlsFiles, TlsLevel, value,
 };
-use crate::sasl::{Mechanism, Proof};
 
 pub(super) type Table<'r, 't> = Section<'r, 't>;
 
@@ -266,6 +264,9 @@ pub(super) fn delivery(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path
         section.value("expire", &value::DURATION),
     );
     set(&mut delivery.tls, section.value("tls", &value::TLS_LEVEL));
+    if delivery.tls == TlsLevel::Dane {
+        draft.danes.push(section.place("tls"));
+    }
     set(
         &mut delivery.connections,
         count(&section, "connections", 100_000),
@@ -343,146 +344,6 @@ pub(super) fn tls_rpt(draft: &mut Draft, root: &Table<'_, '_>) {
     );
     set(&mut tls_rpt.allow_private, section.flag("allow_private"));
     section.finish();
-}
-
-pub(super) fn routes(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {
-    for section in root.sections("route") {
-        if draft
-            .config
-            .routes
-            .iter()
-            .any(|route| route.domain == DomainPattern::Any)
-        {
-            let place = section.place("domain");
-            let text = place.error("is never reached, since a route before it is for \"*\"", "");
-            draft.warnings.push(text.to_string());
-        }
-        if let Some(route) = route(draft, &section, directory) {
-            draft.config.routes.push(route);
-        }
-        section.finish();
-    }
-}
-
-fn route(draft: &mut Draft, section: &Table<'_, '_>, directory: &Path) -> Option<Route> {
-    let domain = section.required("domain", &value::DOMAIN_PATTERN);
-    let hosts = section.filled_list("hosts", &value::HOST, "names nobody to deliver to");
-    let protocol = section.value("protocol", &value::PROTOCOL);
-    let forward = section.flag("forward").unwrap_or(false);
-    if let (true, Some(domain)) = (forward, &domain) {
-        draft
-            .forwards
-            .push((domain.clone(), section.place("forward")));
-    }
-    let tls = section.value("tls", &value::TLS_LEVEL);
-    let tls_mode = section.value("tls_mode", &value::TLS_MODE);
-    if (tls, tls_mode) == (Some(TlsLevel::None), Some(TlsMode::Implicit)) {
-        let problem = "\"implicit\" needs TLS, and `tls` says \"none\"";
-        section.error("tls_mode", problem, value::TLS_MODE.allowed);
-    }
-    let login = login(draft, section, directory, &hosts, tls);
-    Some(Route {
-        domain: domain?,
-        hosts,
-        protocol: protocol.unwrap_or_default(),
-        forward,
-        tls,
-        tls_mode,
-        username: login.username,
-        password_file: login.password_file,
-        password: None,
-        token: login.token,
-        mechanism: login.mechanism,
-    })
-}
-
-/// What a route says of its login.
-struct RouteLogin {
-    username: Option<String>,
-    password_file: Option<PathBuf>,
-    token: Option<TokenSource>,
-    mechanism: Option<Mechanism>,
-}
-
-fn login(
-    draft: &mut Draft,
-    section: &Table<'_, '_>,
-    directory: &Path,
-    hosts: &[HostPort],
-    tls: Option<TlsLevel>,
-) -> RouteLogin {
-    let index = draft.config.routes.len();
-    let username = section.value("username", &value::TEXT);
-    let use_as = FileUse::RoutePassword(index);
-    let password_file = file(draft, section, directory, "password_file", use_as);
-    let use_as = FileUse::RouteToken(index);
-    let token_file = file(draft, section, directory, "token_file", use_as);
-    let problem = "names no program";
-    let token_command = section
-        .has("token_command")
-        .then(|| section.filled_list("token_command", &value::TEXT, problem));
-    let mechanism = section.value("mechanism", &value::MECHANISM);
-    let secrets = usize::from(password_file.is_some())
-        + usize::from(token_file.is_some())
-        + usize::from(token_command.is_some());
-    let one = "one of password_file, token_file, token_command";
-    match (&username, secrets) {
-        (Some(_), 0) => section.missing("password_file", one),
-        (None, 1..) => section.missing("username", "the user's name"),
-        (Some(_), 1) => login_is_safe(draft, section, hosts, tls),
-        (Some(_), _) => section.error("username", "has more than one secret", one),
-        (None, 0) => {}
-    }
-    if let Some(mechanism) = mechanism {
-        let proof = if password_file.is_some() {
-            Proof::Password
-        } else {
-            Proof::Token
-        };
-        if secrets == 0 || mechanism.proof() != proof {
-            let problem = format!("{mechanism} does not go with what the route has");
-            let allowed = "\"xoauth2\" or \"oauthbearer\" with a token, the others with a password";
-            section.error("mechanism", problem, allowed);
-        }
-    }
-    let token = token_file.map(TokenSource::File);
-    RouteLogin {
-        username,
-        password_file,
-        token: token.or(token_command.map(TokenSource::Command)),
-        mechanism,
-    }
-}
-
-/// A password goes over TLS, or to this very host.
-fn login_is_safe(
-    draft: &mut Draft,
-    section: &Table<'_, '_>,
-    hosts: &[HostPort],
-    tls: Option<TlsLevel>,
-) {
-    let local = |host: &HostPort| host.ip().is_some_and(|ip| ip.is_loopback());
-    if hosts.iter().all(local) {
-        return;
-    }
-    match tls.unwrap_or(draft.config.delivery.tls) {
-        TlsLevel::None => {
-            let problem = "\"none\" would show the password to the network";
-            section.error(
-                "tls",
-                problem,
-                "\"require\", \"verify\"; \"none\" to loopback only",
-            );
-        }
-        TlsLevel::Opportunistic => {
-            let problem = "is \"opportunistic\": whoever is on the way can read the password; \
-                           \"verify\" prevents it";
-            draft
-                .warnings
-                .push(section.place("tls").error(problem, "").to_string());
-        }
-        TlsLevel::Require | TlsLevel::Verify => {}
-    }
 }
 
 pub(super) fn admin(draft: &mut Draft, root: &Table<'_, '_>, directory: &Path) {

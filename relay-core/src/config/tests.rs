@@ -643,6 +643,46 @@ fn a_route_is_checked() {
 }
 
 #[test]
+fn a_route_by_mx_says_what_else_is_wanted_of_them() {
+    let route =
+        |lines: &str| format!("[dns]\ntrust_ad = true\n[[route]]\ndomain = \"x.example\"\n{lines}");
+    let by_mx = config(&route("hosts = [\"mx\"]\ntls = \"dane\""));
+    assert!(by_mx.routes[0].is_by_mx());
+    assert_eq!(by_mx.routes[0].tls, Some(TlsLevel::Dane));
+    one_error(
+        &route("hosts = [\"mx\", \"smart.example:25\"]"),
+        "5: route.hosts",
+        &["stands alone"],
+    );
+    for line in [
+        "username = \"u\"\npassword_file = \"p\"\ntls = \"verify\"",
+        "tls_mode = \"implicit\"",
+        "protocol = \"lmtp\"",
+    ] {
+        let wrong = errors(&route(&format!("hosts = [\"mx\"]\n{line}")));
+        assert!(wrong[0].contains("those of MX"), "{wrong:?}");
+    }
+}
+
+#[test]
+fn dane_is_demanded_only_where_it_can_be_had() {
+    let route = "[[route]]\ndomain = \"x.example\"\nhosts = [\"mx\"]\ntls = \"dane\"\n";
+    for text in [route, "[delivery]\ntls = \"dane\"\n"] {
+        let wrong = errors(text);
+        assert!(
+            wrong[0].contains("needs a resolver that says what is signed"),
+            "{wrong:?}"
+        );
+        assert!(parse(&format!("{text}[dns]\ntrust_ad = true\n")).is_ok());
+    }
+    one_error(
+        "[dns]\ntrust_ad = true\n[[route]]\ndomain = \"x.example\"\nhosts = [\"192.0.2.1:25\"]\ntls = \"dane\"",
+        "6: route.tls",
+        &["has no name"],
+    );
+}
+
+#[test]
 fn the_first_route_that_matches_is_taken() {
     let text = r#"
         [[route]]

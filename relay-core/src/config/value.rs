@@ -155,7 +155,7 @@ pub(super) const DMARC: Kind<DmarcAction> = Kind {
     parse: dmarc,
 };
 pub(super) const TLS_LEVEL: Kind<TlsLevel> = Kind {
-    allowed: "\"none\", \"opportunistic\", \"require\", \"verify\"",
+    allowed: "\"none\", \"opportunistic\", \"require\", \"verify\", \"dane\"",
     parse: tls_level,
 };
 pub(super) const TLS_MODE: Kind<TlsMode> = Kind {
@@ -306,6 +306,7 @@ fn tls_level(text: &str) -> Result<TlsLevel, String> {
         "opportunistic" => Ok(TlsLevel::Opportunistic),
         "require" => Ok(TlsLevel::Require),
         "verify" => Ok(TlsLevel::Verify),
+        "dane" => Ok(TlsLevel::Dane),
         _ => Err(unreadable(text)),
     }
 }

@@ -297,7 +297,8 @@ fn compare(query: &WireQuery, sent: &Sent) -> Match {
 }
 
 fn rejected(code: ResponseCode, sent: &Sent) -> Reading {
-    // RFC 6891 §7: such a server "MUST respond with FORMERR"; some say NOTIMP.
+    // RFC 6891 §7: servers without EDNS "MUST respond with a return code (RCODE) of FORMERR"; some say
+    // NOTIMP.
     let no_edns = code == ResponseCode::FormErr || code == ResponseCode::NotImp;
     if no_edns && sent.edns {
         return Reading::NoEdns;

@@ -143,7 +143,7 @@ impl Engine {
         self.counters.settle(recipients.len(), Settled::Delivered);
         let entry = &self.table.messages[telling.message];
         let id = entry.id;
-        // A receiver that offers DSN was given NOTIFY and reports itself. RFC 3461 §5.2.
+        // A receiver that offers DSN was given NOTIFY and reports itself. RFC 3461 §5.2.1.
         if entry.wants.success() && !telling.evidence.dsn {
             let report = self.recipient_reports(telling, Action::Relayed, &reason, recipients);
             self.add_reports(id, report);

@@ -12,7 +12,7 @@ use smtp_proto::{AddressLiteral, Domain};
 
 use super::conclude::Finding;
 use super::{Engine, Output};
-use crate::config::{DomainPattern, HostPort, Protocol, Route, TlsLevel, TlsMode};
+use crate::config::{Config, DomainPattern, HostPort, Protocol, Route, TlsLevel, TlsMode};
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::id::ResolveId;
 use crate::outbound::{Evidence, Hop, Lane, Login, LoginSecret, Outcome, Reason, TlsFailureKind};
@@ -189,7 +189,9 @@ impl Engine {
             );
             return Way::Deferred(reason("4.7.5", "mta-sts-mx", &text));
         }
-        let no = self.mx_lane(fitting, set.authentic, sts);
+        let name = Arc::clone(self.domains.name(domain));
+        let tls = mx_tls(&self.config, route_of(&self.config, &name));
+        let no = self.mx_lane(fitting, tls, set.authentic, sts);
         self.remember(domain, no);
         Way::Lane
     }
@@ -198,14 +200,9 @@ impl Engine {
     fn lane_without_names(&mut self, domain: u32) -> Option<LaneNo> {
         let name = Arc::clone(self.domains.name(domain));
         let config = Arc::clone(&self.config);
-        let route = match Domain::parse_utf8(&name) {
-            Ok(domain) => config.route_for(&domain),
-            Err(_) => config
-                .routes
-                .iter()
-                .find(|route| route.domain == DomainPattern::Any),
-        };
-        let no = match route {
+        let route = route_of(&config, &name);
+        let tls = mx_tls(&config, route);
+        let no = match route.filter(|route| !route.is_by_mx()) {
             Some(route) => self.route_lane(route),
             None => {
                 let ip = AddressLiteral::parse(&name).ok()?.ip();
@@ -217,7 +214,7 @@ impl Engine {
                     host,
                     preference: 0,
                 };
-                self.mx_lane(vec![hop], true, None)
+                self.mx_lane(vec![hop], tls, true, None)
             }
         };
         self.remember(domain, no);
@@ -229,7 +226,13 @@ impl Engine {
         self.domains.found(domain, no, until);
     }
 
-    fn mx_lane(&mut self, hosts: Vec<Hop>, authentic: bool, sts: Option<sts::Mode>) -> LaneNo {
+    fn mx_lane(
+        &mut self,
+        hosts: Vec<Hop>,
+        tls: TlsLevel,
+        authentic: bool,
+        sts: Option<sts::Mode>,
+    ) -> LaneNo {
         let delivery = &self.config.delivery;
         let name = hosts
             .first()
@@ -238,7 +241,7 @@ impl Engine {
         self.lane(Lane {
             hosts,
             name,
-            tls: delivery.tls,
+            tls,
             tls_mode: None,
             login: None,
             route: false,
@@ -314,10 +317,27 @@ impl Engine {
     }
 }
 
+/// The route of a destination: a domain, or an address literal.
+fn route_of<'c>(config: &'c Config, name: &str) -> Option<&'c Route> {
+    match Domain::parse_utf8(name) {
+        Ok(domain) => config.route_for(&domain),
+        Err(_) => config
+            .routes
+            .iter()
+            .find(|route| route.domain == DomainPattern::Any),
+    }
+}
+
+/// The TLS that a destination's mail exchangers are asked for.
+fn mx_tls(config: &Config, route: Option<&Route>) -> TlsLevel {
+    let own = route.and_then(|route| route.tls);
+    own.unwrap_or(config.delivery.tls)
+}
+
 /// The exchangers that may be used: not ourselves, nor any that is no better than we are.
 ///
-/// RFC 5321 §5.1: "If it is present, all MX records with that preference number or higher [..] MUST
-/// be discarded from consideration."
+/// RFC 5321 §5.1: where our own name is among them, "all records at that preference level and
+/// higher-numbered ones MUST be discarded from consideration."
 fn without_self<'m>(hosts: &'m [Mx], hostname: &str) -> Vec<&'m Mx> {
     let ours = hosts
         .iter()
@@ -337,6 +357,7 @@ fn lane_key(lane: &Lane) -> String {
         TlsLevel::Opportunistic => "opportunistic",
         TlsLevel::Require => "require",
         TlsLevel::Verify => "verify",
+        TlsLevel::Dane => "dane",
     };
     // Two routes to one host may log in differently. A hash, since a key may be printed.
     let login = lane.login.as_ref().map_or(0, |login| {

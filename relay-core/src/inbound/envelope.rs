@@ -226,7 +226,7 @@ fn check_taken(to: &Mailbox, config: &Config) -> Result<(), Refusal> {
     let routed = to.local_part_chars().any(|c| matches!(c, '%' | '!' | '@'));
     let route = to.domain().and_then(|domain| config.route_for(domain));
     let named = route.is_some_and(|route| match route.domain {
-        DomainPattern::Exact(_) | DomainPattern::Subdomains(_) => true,
+        DomainPattern::Exact(_) | DomainPattern::Subdomains(_) => !route.is_by_mx(),
         DomainPattern::Any => false,
     });
     if named && !routed {

@@ -8,9 +8,12 @@
 //!      └── otherwise ──▶ Authentication-Results, and an ARC set for a route with `forward` ──▶ to the store
 //! ```
 //!
+//! A sender that neither SPF nor a signature of its domain vouches for is never sent a report.
+//!
 //! RFC 8601 §2 (the field), RFC 7489 §10.3 (refusing), RFC 8617 §5.1 (sealing).
 
 use bytes::Bytes;
+use smtp_proto::Notify;
 use smtp_proto::server::Rejection;
 
 use super::Request;
@@ -87,8 +90,26 @@ impl Session {
         fields.push_str(&verdict.field(hostname));
         submission.put_before(fields.into());
         submission.dkim = Some(verdict.to_string());
+        report_to_nobody_forged(&mut submission, &verdict);
         self.keep(transfer, last, submission);
     }
+}
+
+/// A host of ours that refuses the message later makes us report that to its sender. Whom nobody vouches for
+/// may be somebody whose name was taken, so there is no report, neither of ours nor of the next host's: what
+/// became of the message is in the events alone.
+///
+/// RFC 5321 §6.2: they "SHOULD NOT be sent unless the receiving site is confident that those messages will
+/// be usefully delivered."
+fn report_to_nobody_forged(submission: &mut Submission, verdict: &Verdict) {
+    let from = submission.envelope.from.mailbox();
+    if from.is_none_or(|from| verdict.vouches_for(from)) {
+        return;
+    }
+    for recipient in &mut submission.envelope.recipients {
+        recipient.notify = Some(Notify::NEVER);
+    }
+    submission.dkim = Some(format!("{verdict}; no reports: the sender is not verified"));
 }
 
 /// Why a message is refused, where its author's domain is to have its way.

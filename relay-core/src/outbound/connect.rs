@@ -252,7 +252,7 @@ impl Opening {
             (Phase::Greeting, Severity::Success) => Ok(Say::Hello(hello(setup.lane))),
             (Phase::Hello(_), Severity::Success) => after_hello(link, setup),
             (Phase::StartTls, Severity::Success) => Ok(Say::Handshake),
-            // RFC 5321 §3.2: "older SMTP servers ... the client [falls] back to HELO".
+            // RFC 5321 §3.2: "the client SHOULD be able to fall back and send HELO."
             (Phase::Hello(Hello::Ehlo), Severity::Permanent) => Ok(Say::Hello(Hello::Helo)),
             (Phase::StartTls, _) if reply.code().number() != 421 => {
                 let said = reply.sanitised();

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::io::{Lane, Request};
 use crate::channel::Associations;
-use crate::config::{Config, HostPort};
+use crate::config::{Config, HostPort, TlsLevel};
 use crate::dns::{Addresses, AliasAnswer, DnsFailure, Tlsa, TlsaAnswer, TlsaSet};
 use crate::queue::handling::TlsWish;
 
@@ -75,8 +75,9 @@ pub(super) enum Step {
 
 /// Whether what DANE says of the hosts of this lane counts for a message.
 pub(super) fn applies(lane: &Lane, config: &Config, wish: TlsWish) -> bool {
-    // RFC 8689 §4.2.2: such a message goes by no policy of the receiver.
-    lane.authentic && config.dns.trust_ad && wish != TlsWish::NotRequired
+    // RFC 8689 §4.2.2: such a message goes by no policy of the receiver, but by our own configuration.
+    let wanted = wish != TlsWish::NotRequired || lane.tls == TlsLevel::Dane;
+    lane.authentic && config.dns.trust_ad && wanted
 }
 
 impl Search {

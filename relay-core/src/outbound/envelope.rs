@@ -1,6 +1,6 @@
 //! What a message needs of a host, and the parameters of MAIL and RCPT that follow from what it offers.
 //!
-//! RFC 1870 §6; RFC 2852 §4.1.4; RFC 3030 §3; RFC 3461 §5.1; RFC 4954 §5; RFC 6152 §3; RFC 6531 §3; RFC 6710
+//! RFC 1870 §6; RFC 2852 §4.1.4; RFC 3030 §3; RFC 3461 §5.2.1; RFC 4954 §5; RFC 6152 §3; RFC 6531 §3; RFC 6710
 //! §4.2; RFC 8689 §4.2.1.
 
 use smtp_proto::client::Capabilities;

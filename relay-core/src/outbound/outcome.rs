@@ -18,7 +18,7 @@
 //! ([`conclude`]): RFC 5321 §5.1 asks to try them all, and a 5yz greeting speaks of one host ("no
 //! service here", or "not to you") while another may take the mail. A wrong TLS setup, a wrong login,
 //! a wrong name in a route or a store that fails is for an operator to mend, so it never bounces. A 421 at any stage is a 4yz
-//! and ends the connection. RFC 5321 §4.2.1 (classes), §4.2.4.2 (421), §6.1 (loss after the dot).
+//! and ends the connection. RFC 5321 §4.2.1 (classes), §3.8 (421), §6.1 (loss after the dot).
 
 use std::time::Duration;
 
@@ -380,6 +380,7 @@ fn judge_tls(stage: Stage, fault: &TlsFault, seen: Seen) -> Verdict {
         TlsFault::Handshake(_) => ("4.7.5", "tls-handshake"),
         TlsFault::Certificate(_) => ("4.7.5", "tls-certificate"),
         TlsFault::Tlsa(_) => ("4.7.5", "dane-certificate"),
+        TlsFault::NoTlsa(_) => ("4.7.5", "dane-required"),
     };
     let permanent = seen.required;
     ours(

@@ -21,7 +21,7 @@ use super::finding::{Finding, Forbidden, Loss, Stage};
 use super::link::Link;
 use super::outcome::{HostFailure, Seen, Then, judge};
 use super::plan::{self, Candidate, Step};
-use super::tls_policy::TlsPolicy;
+use super::tls_policy::{self, TlsPolicy};
 use super::{Delivery, Evidence, Request, State, TlsFailureKind, TlsSession};
 use crate::config::HostPort;
 use crate::dns::AddressAnswer;
@@ -71,6 +71,10 @@ impl Delivery {
         addresses: &[IpAddr],
         tlsa: Option<&Arc<HostTlsa>>,
     ) {
+        if let Err(fault) = tls_policy::before_connecting(&self.lane, tlsa.map(Arc::as_ref)) {
+            let kind = fault.kind();
+            return self.host_unknown(host, &Finding::Tls(fault), Some(kind));
+        }
         let refused = self
             .plan
             .resolved(host, addresses, tlsa, &self.lane, &self.config);
@@ -157,7 +161,7 @@ impl Delivery {
         self.seek(old);
     }
 
-    /// DNS does not tell what must be known of a host.
+    /// DNS does not tell what must be known of a host, so that nothing connects to it.
     pub(super) fn host_unknown(
         &mut self,
         host: &HostPort,
@@ -166,8 +170,10 @@ impl Delivery {
     ) {
         let stage = Stage::Resolve;
         let verdict = judge(stage, finding, self.seen());
+        let policy = TlsPolicy::configured(&self.lane);
         let place = Evidence {
             host: Some(host.host.clone()),
+            tls_policy: matches!(finding, Finding::Tls(_)).then(|| policy.to_string()),
             tls_failure: kind,
             ..Evidence::default()
         };

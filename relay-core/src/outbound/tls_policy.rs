@@ -16,7 +16,7 @@
 //! | opportunistic | clear text | clear text, on a new connection | goes on, and says so |
 //! | require | fault | fault | goes on, and says so |
 //! | verify | fault | fault | fault |
-//! | TLSA | fault | fault | fault, if it matches no TLSA record |
+//! | TLSA, dane | fault | fault | fault, if it matches no TLSA record |
 //!
 //! A fault defers and never bounces, but for a message that asks for no less (REQUIRETLS, see
 //! [`super::outcome`]): it is mended by whoever runs the host, or was made by whoever sits in between.
@@ -27,6 +27,9 @@
 //! | TLSA records, and none can be used | require (RFC 7672 §2.2) |
 //! | MTA-STS in mode `enforce` | verify (RFC 8461 §5) |
 //! | a login | require, off loopback |
+//!
+//! At the level dane a host without TLSA records that can be used is not even connected to
+//! ([`before_connecting`]).
 //!
 //! Nothing lowers it, but for `TLS-Required: No`: such a message goes by the configuration alone (RFC 8689
 //! §4.2.2). RFC 3207 §4 (STARTTLS), RFC 7435 (opportunistic security), RFC 7672 §2.2 and §3 (DANE).
@@ -75,6 +78,8 @@ pub(super) enum TlsFault {
     Certificate(Flaw),
     /// The certificate is not what the TLSA records say.
     Tlsa(Flaw),
+    /// TLSA records are asked for, and the host has none that can be used.
+    NoTlsa(&'static str),
 }
 
 impl fmt::Display for TlsFault {
@@ -104,6 +109,9 @@ impl fmt::Display for TlsFault {
                     "the certificate does not match the host's TLSA records: {why}"
                 )
             }
+            Self::NoTlsa(why) => {
+                write!(f, "DANE is required (`tls = \"dane\"`), and {why}")
+            }
         }
     }
 }
@@ -115,6 +123,7 @@ impl TlsFault {
             Self::NotOffered(_) | Self::Refused(..) => TlsFailureKind::StarttlsNotSupported,
             Self::Handshake(_) => TlsFailureKind::ValidationFailure,
             Self::Certificate(flaw) | Self::Tlsa(flaw) => kind(flaw),
+            Self::NoTlsa(_) => TlsFailureKind::DaneRequired,
         }
     }
 }
@@ -128,15 +137,40 @@ fn kind(flaw: &Flaw) -> TlsFailureKind {
     }
 }
 
+/// Whether a host of this lane with these TLSA records may be connected to at all.
+pub(super) fn before_connecting(lane: &Lane, tlsa: Option<&HostTlsa>) -> Result<(), TlsFault> {
+    match (lane.tls, tlsa.map(|tlsa| &tlsa.usable)) {
+        (TlsLevel::None | TlsLevel::Opportunistic | TlsLevel::Require | TlsLevel::Verify, _)
+        | (TlsLevel::Dane, Some(Some(_))) => Ok(()),
+        (TlsLevel::Dane, Some(None)) => {
+            Err(TlsFault::NoTlsa("no TLSA record of the host can be used"))
+        }
+        (TlsLevel::Dane, None) if lane.authentic => Err(TlsFault::NoTlsa(
+            "the host has no TLSA records, or none that are signed",
+        )),
+        (TlsLevel::Dane, None) => Err(TlsFault::NoTlsa(
+            "the names of the domain's hosts are not signed (DNSSEC)",
+        )),
+    }
+}
+
 impl TlsPolicy {
+    /// What the configuration alone asks for.
+    pub(super) fn configured(lane: &Lane) -> Self {
+        Self {
+            level: lane.tls,
+            source: if lane.route { "route" } else { "config" },
+            tlsa: None,
+            sts: None,
+        }
+    }
+
     /// The policy for a host of this lane at this address, for a message whose sender said this of TLS.
     pub(super) fn of(lane: &Lane, candidate: &Candidate, wish: TlsWish) -> Self {
-        let source = if lane.route { "route" } else { "config" };
         let mut policy = Self {
-            level: lane.tls,
-            source,
             tlsa: candidate.tlsa.clone(),
             sts: lane.sts.filter(|_| wish != TlsWish::NotRequired),
+            ..Self::configured(lane)
         };
         // A password never crosses a network in clear text, whatever else is asked for.
         if lane.login.is_some() && !candidate.address.ip().to_canonical().is_loopback() {
@@ -185,8 +219,10 @@ impl TlsPolicy {
             TlsLevel::None => Ok(Choice::Clear),
             TlsLevel::Opportunistic if offered && !given_up => Ok(Choice::Start),
             TlsLevel::Opportunistic => Ok(Choice::Clear),
-            TlsLevel::Require | TlsLevel::Verify if offered => Ok(Choice::Start),
-            TlsLevel::Require | TlsLevel::Verify => Err(TlsFault::NotOffered(self.source)),
+            TlsLevel::Require | TlsLevel::Verify | TlsLevel::Dane if offered => Ok(Choice::Start),
+            TlsLevel::Require | TlsLevel::Verify | TlsLevel::Dane => {
+                Err(TlsFault::NotOffered(self.source))
+            }
         }
     }
 
@@ -194,7 +230,7 @@ impl TlsPolicy {
     pub(super) fn after_failure(&self, fault: TlsFault) -> Result<(), TlsFault> {
         match self.level {
             TlsLevel::None | TlsLevel::Opportunistic => Ok(()),
-            TlsLevel::Require | TlsLevel::Verify => Err(fault),
+            TlsLevel::Require | TlsLevel::Verify | TlsLevel::Dane => Err(fault),
         }
     }
 
@@ -228,6 +264,8 @@ impl TlsPolicy {
                 Err(TlsFault::Certificate(flaw.clone()))
             }
             (TlsLevel::Verify, None) => Err(TlsFault::Certificate(none())),
+            // Such a host was not to be connected to.
+            (TlsLevel::Dane, _) => Err(TlsFault::NoTlsa("the host has none")),
         }
     }
 
@@ -291,6 +329,7 @@ impl fmt::Display for TlsPolicy {
             TlsLevel::Opportunistic => "opportunistic",
             TlsLevel::Require => "require",
             TlsLevel::Verify => "verify",
+            TlsLevel::Dane => "dane",
         };
         let unusable = match &self.tlsa {
             Some(_) => ", no TLSA record can be used",
@@ -305,11 +344,12 @@ mod tests {
     use super::*;
     use crate::dns::Tlsa;
 
-    const LEVELS: [TlsLevel; 4] = [
+    const LEVELS: [TlsLevel; 5] = [
         TlsLevel::None,
         TlsLevel::Opportunistic,
         TlsLevel::Require,
         TlsLevel::Verify,
+        TlsLevel::Dane,
     ];
 
     fn policy(level: TlsLevel) -> TlsPolicy {
@@ -349,7 +389,7 @@ mod tests {
 
     #[test]
     fn the_table_of_the_module() {
-        use TlsLevel::{None, Opportunistic, Require, Verify};
+        use TlsLevel::{Dane, None, Opportunistic, Require, Verify};
         let refused = |policy: &TlsPolicy| policy.refusal("454 4.7.0 not now".into());
         for level in LEVELS {
             let policy = policy(level);
@@ -365,7 +405,7 @@ mod tests {
                     Some(Choice::Clear),
                     Some(Choice::Clear),
                 ),
-                Require | Verify => (Some(Choice::Start), Option::None, Some(Choice::Start)),
+                Require | Verify | Dane => (Some(Choice::Start), Option::None, Some(Choice::Start)),
             };
             assert_eq!(hello(true, false), offered, "{level:?}");
             assert_eq!(hello(false, false), absent, "{level:?}");
@@ -374,8 +414,9 @@ mod tests {
             let fault = refused(&policy);
             assert_eq!(policy.after_failure(fault).is_err(), mandatory, "{level:?}");
             let after = |verdict| policy.after_handshake(verdict, Option::None);
-            assert_eq!(after(Some(&Verdict::Verified)), Ok(()), "{level:?}");
-            let (fails, unproven) = (level == Verify, unproven());
+            let by_roots = after(Some(&Verdict::Verified));
+            assert_eq!(by_roots.is_ok(), level != Dane, "{level:?}");
+            let (fails, unproven) = (level >= Verify, unproven());
             assert_eq!(after(Some(&unproven)).is_err(), fails, "{level:?}");
             assert_eq!(after(Option::None).is_err(), fails);
         }
@@ -411,7 +452,7 @@ mod tests {
             assert!(policy.after_hello(false, false).is_err());
             assert!(policy.after_failure(policy.refusal("454".into())).is_err());
             let passes = policy.after_handshake(Some(&unproven()), None).is_ok();
-            assert_eq!(passes, level != TlsLevel::Verify);
+            assert_eq!(passes, level < TlsLevel::Verify);
             let (kind, _) = policy.remark(None).unwrap();
             assert_eq!(kind, TlsFailureKind::TlsaInvalid);
             assert!(policy.to_string().ends_with("no TLSA record can be used)"));

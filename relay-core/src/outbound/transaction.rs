@@ -17,7 +17,7 @@
 //! anybody wants the body before it is sent, it works with every server, and the round trip that BDAT
 //! saves is one of several. BDAT carries what DATA cannot: BODY=BINARYMIME.
 //!
-//! RFC 5321 §3.3, §4.5.3.1.10, §4.5.3.2; RFC 1870; RFC 2920 §3.1; RFC 3030; RFC 3461 §5.1; RFC 6152;
+//! RFC 5321 §3.3, §4.5.3.1.10, §4.5.3.2; RFC 1870; RFC 2920 §3.1; RFC 3030; RFC 3461 §5.2.1; RFC 6152;
 //! RFC 6531 §3; RFC 9422.
 
 mod body;

@@ -39,7 +39,7 @@ pub const SECRET_LEN_MAX: usize = 1024;
 /// RFC 4954 §4 bounds a base64 line to 12288 octets.
 pub const MESSAGE_LEN_MAX: usize = 12288 / 4 * 3;
 
-/// The tls-exporter value of the connection: RFC 9266 §4.1 (label `EXPORTER-Channel-Binding`, no
+/// The tls-exporter value of the connection: RFC 9266 §2 (label `EXPORTER-Channel-Binding`, no
 /// context, 32 octets).
 pub type ChannelBinding = [u8; 32];
 

@@ -1,6 +1,6 @@
 //! What is stored of a user: enough to check a password, not enough to log in elsewhere.
 //!
-//! RFC 5802 §3 (the keys), RFC 5803 §2 (the text form), RFC 7677 §4 (iterations).
+//! RFC 5802 §3 (the keys), RFC 5803 §1 (the text form), RFC 7677 §4 (iterations).
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! A key that signs: RSA or Ed25519, from the TLS library's own signer.
 //!
-//! RFC 6376 §3.3.1 (rsa-sha256), RFC 8463 §3 (ed25519-sha256), RFC 6376 §3.6.1 and RFC 8463 §4 (the
+//! RFC 6376 §3.3.2 (rsa-sha256), RFC 8463 §3 (ed25519-sha256), RFC 6376 §3.6.1 and RFC 8463 §4 (the
 //! record that publishes it).
 
 use std::fmt;

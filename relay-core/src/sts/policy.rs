@@ -9,7 +9,7 @@ use smtp_proto::Domain;
 use super::record::{is_field_name, split_at, trim_wsp};
 use crate::time::UnixTime;
 
-/// The most octets of a policy. RFC 8461 §3.3 asks for a limit, "for example, 64 kilobytes".
+/// The most octets of a policy. RFC 8461 §3.3: "a suggested maximum policy size is 64 kilobytes".
 pub const POLICY_MAX: usize = 64 * 1024;
 
 /// The longest time that a policy is kept, in seconds: about a year. RFC 8461 §3.2.

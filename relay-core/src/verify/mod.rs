@@ -46,7 +46,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use smtp_proto::{Domain, Host, ReversePath};
+use smtp_proto::{Domain, Host, Mailbox, ReversePath};
 
 pub use arc::{Arc, ArcResult, SETS_MAX};
 pub use dkim::{Dkim, DkimResult, SIGNATURES_MAX};
@@ -54,7 +54,7 @@ pub use dmarc::{Dmarc, DmarcResult, Policy};
 pub use known::Answer;
 pub use spf::SpfResult;
 
-use crate::config::a_labels;
+use crate::config::{a_labels, is_or_is_under};
 use crate::dns::{DnsFailure, Question};
 use crate::inbound::body::Author;
 use crate::sign::Before;
@@ -96,6 +96,25 @@ pub struct Verdict {
     pub dmarc: Dmarc,
     /// What those say who handled the message before.
     pub arc: Arc,
+}
+
+impl Verdict {
+    /// Whether somebody who answers for the domain of this reverse-path sent the message: by SPF, or by a
+    /// signature of the domain or of one above it.
+    #[must_use]
+    pub fn vouches_for(&self, from: &Mailbox) -> bool {
+        let Some(domain) = from.domain() else {
+            return false;
+        };
+        let by_spf =
+            self.spf.result == SpfResult::Pass && self.spf.identity == Identified::MailFrom;
+        let signs = |dkim: &Dkim| {
+            let signer = Domain::parse(&dkim.domain);
+            dkim.result == DkimResult::Pass
+                && signer.is_ok_and(|signer| is_or_is_under(domain, &signer))
+        };
+        by_spf || self.dkim.iter().any(signs)
+    }
 }
 
 /// In short, for events and replies: `spf=pass, dkim=pass (a.example), dmarc=pass`.

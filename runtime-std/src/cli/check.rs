@@ -77,7 +77,10 @@ fn describe(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         }
     )?;
     for route in &config.routes {
-        let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
+        let hosts: Vec<String> = match route.is_by_mx() {
+            true => vec!["its MX".to_owned()],
+            false => route.hosts.iter().map(ToString::to_string).collect(),
+        };
         let sealed = if route.forward { " (sealed)" } else { "" };
         let hosts = hosts.join(", ");
         writeln!(out, "  route        {} to {hosts}{sealed}", route.domain)?;

@@ -376,6 +376,10 @@ fn leaves_by_tls(level: TlsLevel) -> Line {
         TlsLevel::None => say(Verdict::Wrong, "\"none\": Gmail refuses mail in clear text"),
         TlsLevel::Opportunistic => say(Verdict::Right, "used wherever it is offered"),
         TlsLevel::Require | TlsLevel::Verify => say(Verdict::Right, "always used"),
+        TlsLevel::Dane => say(
+            Verdict::Right,
+            "always used; mail waits for hosts without TLSA records",
+        ),
     }
 }
 

@@ -9,13 +9,15 @@ from .base import must, tool
 class Authority:
     """A CA in a folder. Each certificate is NAME.pem (with its key in NAME.key)."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, expired=False):
         self.folder = folder
         # Groups run beside each other, and the CA counts its certificates in a file.
         self.issuing = threading.Lock()
         self.openssl = tool("openssl")
         self.file = folder / "ca.pem"
         self._key(folder / "ca.key")
+        if expired:
+            return self._expired()
         must(
             [
                 self.openssl,
@@ -34,6 +36,14 @@ class Authority:
                 self.file,
             ]
         )
+
+    def _expired(self):
+        """The same, over since yesterday: `req -x509` cannot make that."""
+        request, extensions = self.folder / "ca.csr", self.folder / "ca.ext"
+        extensions.write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n")
+        must([self.openssl, "req", "-new", "-key", self.folder / "ca.key", "-subj", "/CN=Old CA", "-out", request])
+        must([self.openssl, "x509", "-req", "-in", request, "-signkey", self.folder / "ca.key", "-days", "-1",
+              "-extfile", extensions, "-out", self.file])
 
     def _key(self, path):
         must([self.openssl, "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path])
@@ -73,9 +83,12 @@ class Authority:
         )
         return cert, key
 
-    def server_context(self, *args, **options):
+    def server_context(self, *args, with_root=False, **options):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*self.issue(*args, **options))
+        cert, key = self.issue(*args, **options)
+        if with_root:
+            cert.write_text(cert.read_text() + self.file.read_text())
+        context.load_cert_chain(cert, key)
         return context
 
     def client_context(self):

@@ -307,7 +307,7 @@ impl World {
             let kept = match level {
                 TlsLevel::None | TlsLevel::Opportunistic => true,
                 TlsLevel::Require => tls,
-                TlsLevel::Verify => verified,
+                TlsLevel::Verify | TlsLevel::Dane => verified,
             };
             if !kept {
                 let how = if tls {

@@ -180,6 +180,105 @@ fn usage_2_needs_the_name_and_the_time() {
     );
 }
 
+/// A root of this kind, and a server's certificate with this many authorities in between, in the order of a
+/// handshake: the root is last.
+fn chain_under(root: CertificateParams, between: usize) -> Vec<CertificateDer<'static>> {
+    let mut issuer = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
+    let mut chain = vec![issuer.der().clone()];
+    for n in 0..between {
+        let params = authority(&format!("between {n}"));
+        let key = KeyPair::generate().unwrap();
+        issuer = CertifiedIssuer::signed_by(params, key, &issuer).unwrap();
+        chain.insert(0, issuer.der().clone());
+    }
+    let params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    let key = KeyPair::generate().unwrap();
+    chain.insert(0, params.signed_by(&key, &issuer).unwrap().der().clone());
+    chain
+}
+
+#[test]
+fn what_a_root_of_usage_2_says_of_itself_counts() {
+    let over = |mut root: CertificateParams| {
+        root.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        root
+    };
+    let early = |mut root: CertificateParams| {
+        root.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        root
+    };
+    let nobody = |mut root: CertificateParams| {
+        root.is_ca = IsCa::ExplicitNoCa;
+        root
+    };
+    let short = |mut root: CertificateParams| {
+        root.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        root
+    };
+    for between in [0, 1, 2] {
+        for (what, root, flaw) in [
+            ("good", authority("root"), None),
+            ("over", over(authority("root")), Some(FlawKind::Time)),
+            ("early", early(authority("root")), Some(FlawKind::Time)),
+            ("nobody", nobody(authority("root")), Some(FlawKind::Trust)),
+            (
+                "short",
+                short(authority("root")),
+                (between > 0).then_some(FlawKind::Trust),
+            ),
+        ] {
+            let chain = chain_under(root, between);
+            let root = chain.last().unwrap();
+            for (selector, matching) in FORMS {
+                let records = [record(2, selector, matching, root)];
+                let found = match judge(&records, &chain, &[HOST]).unwrap() {
+                    Verdict::Verified => None,
+                    Verdict::NotVerified(flaw) => {
+                        assert!(flaw.why.contains("the authority that"), "{flaw:?}");
+                        Some(flaw.kind)
+                    }
+                };
+                assert_eq!(found, flaw, "{what} {between} 2 {selector} {matching}");
+                // What is in the record needs not be sent. A bare key has nothing to say of itself.
+                if matching == 0 {
+                    let sent = &chain[..chain.len() - 1];
+                    let verified = judge(&records, sent, &[HOST]).unwrap().is_verified();
+                    let bare = selector == 1;
+                    assert_eq!(verified, bare || flaw.is_none(), "{what} 2 {selector} 0");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_authority_whose_certificate_was_renewed_with_the_same_key() {
+    let key = KeyPair::generate().unwrap();
+    let root = |year| {
+        let mut params = authority("root");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = KeyPair::from_pem(&key.serialize_pem()).unwrap();
+        CertifiedIssuer::self_signed(params, key).unwrap()
+    };
+    let (old, new) = (root(2020), root(2090));
+    let params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    let leaf = params
+        .signed_by(&KeyPair::generate().unwrap(), &new)
+        .unwrap();
+    let [leaf, old, new] = [leaf.der(), old.der(), new.der()].map(Clone::clone);
+    let by_key = [record(2, 1, 1, &new)];
+    for chain in [
+        vec![leaf.clone(), old.clone(), new.clone()],
+        vec![leaf.clone(), new.clone(), old.clone()],
+    ] {
+        assert!(judge(&by_key, &chain, &[HOST]).unwrap().is_verified());
+        let by_cert = |root| judge(&[record(2, 0, 1, root)], &chain, &[HOST]).unwrap();
+        assert!(by_cert(&new).is_verified());
+        assert!(!by_cert(&old).is_verified());
+    }
+    assert_eq!(flaw_of(&by_key, &[leaf, old]).kind, FlawKind::Time);
+}
+
 #[test]
 fn one_record_that_matches_is_enough() {
     let (pki, other) = (Pki::good(), Pki::good());

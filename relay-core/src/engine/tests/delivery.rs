@@ -483,6 +483,34 @@ fn routes_go_before_names_and_the_first_match_wins() {
     assert_eq!(world.asked, 0);
 }
 
+/// `hosts = ["mx"]`: what the route says goes for the exchangers of its domain, and for those of no other.
+#[test]
+fn a_route_by_mx_asks_the_names() {
+    let mut config = config();
+    let domain = DomainPattern::Exact(Domain::parse("one.example").unwrap());
+    let mut strict = Route::new(domain, Vec::new());
+    strict.tls = Some(TlsLevel::Dane);
+    let mut all = Route::new(DomainPattern::Any, Vec::new());
+    all.tls = Some(TlsLevel::Require);
+    config.routes = vec![strict, all];
+    let mut world = World::new(config);
+    for name in ["one.example", "two.example"] {
+        world.zone.insert(name.into(), mx(&[(10, "mx.example")]));
+    }
+    for (to, tls, asked) in [
+        ("a@ONE.example", TlsLevel::Dane, 1),
+        ("a@two.example", TlsLevel::Require, 2),
+        ("a@[192.0.2.1]", TlsLevel::Require, 2),
+    ] {
+        world.submit(&[to]);
+        assert_eq!(world.asked, asked);
+        let lane = &world.open[&world.only()].lane;
+        assert_eq!((lane.route, lane.tls), (false, tls), "{to}");
+        assert!(lane.login.is_none() && lane.hosts.len() == 1);
+        world.finish_all(&delivered());
+    }
+}
+
 #[test]
 fn exchangers_of_one_preference_are_shuffled_for_each_connection() {
     let mut world = World::new(config());

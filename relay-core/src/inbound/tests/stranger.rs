@@ -33,6 +33,7 @@ fn inbound_in(mode: Mode, dmarc: DmarcAction, zone: Zone, keys: Vec<Arc<SigningD
             Route::new(DomainPattern::Exact(domain("ours.example")), hosts()),
             Route::new(DomainPattern::Subdomains(domain("ours.example")), hosts()),
             forward,
+            Route::new(DomainPattern::Exact(domain("by-mx.example")), Vec::new()),
             Route::new(DomainPattern::Any, hosts()),
         ];
     });
@@ -78,6 +79,8 @@ fn it_takes_mail_for_domains_that_a_route_names_and_no_other() {
         C: RCPT TO:<user@sub.ours.example>
         S: 250 
         C: RCPT TO:<user@elsewhere.example>
+        S: 550 5.7.1 
+        C: RCPT TO:<user@by-mx.example>
         S: 550 5.7.1 
         C: RCPT TO:<user@[192.0.2.1]>
         S: 550 5.7.1 
@@ -210,6 +213,49 @@ fn a_large_message_is_verified_on_its_way_to_the_spool() {
     deliver(&mut world, "user@ours.example", &changed, "550 5.7.1 ");
     assert_eq!(world.engine.count("Unspool"), 1);
     assert_eq!(world.engine.abandoned.len(), 1);
+}
+
+/// What the relay cannot deliver later is reported to senders that somebody vouches for, and to no other.
+#[test]
+fn a_sender_that_nobody_vouches_for_is_sent_no_report() {
+    let (keys, signed_zone) = signer("a.example");
+    let kind = crate::queue::message::BodyKind::SevenBit;
+    let time = UnixTime::from_secs(1_795_471_531);
+    let signed = crate::sign::sign(&[keys], HELLO.as_bytes(), kind, time).unwrap();
+    let signed = format!("{}{HELLO}", std::str::from_utf8(&signed.fields).unwrap());
+    let changed = signed.replacen("Hello.", "Hallo.", 1);
+    let (_, other_zone) = signer("b.example");
+    for (zone, message, reported) in [
+        (Zone::new().txt("a.example", &[SPF]), HELLO, true),
+        (signed_zone.clone(), &*signed, true),
+        (
+            signed_zone.clone().txt("a.example", &["v=spf1 -all"]),
+            &*signed,
+            true,
+        ),
+        (signed_zone, &*changed, false),
+        // Signed in the name of somebody else.
+        (other_zone, &*signed, false),
+        (Zone::new(), HELLO, false),
+        (Zone::new().txt("a.example", &["v=spf1 -all"]), HELLO, false),
+        (Zone::new().txt("a.example", &["v=spf1 ?all"]), HELLO, false),
+        (Zone::new().txt("a.example", &["v=spf1 ~all"]), HELLO, false),
+        // The name in HELO is another's.
+        (Zone::new().txt("client.example.org", &[SPF]), HELLO, false),
+        (
+            Zone::new().failing("a.example", Failure::ServerFailure),
+            HELLO,
+            false,
+        ),
+    ] {
+        let mut world = inbound(DmarcAction::Tag, zone, Vec::new());
+        deliver(&mut world, "user@ours.example", message, "250 2.0.0 ");
+        let submission = &world.engine.submitted[0];
+        let never = submission.envelope.recipients[0].notify == Some(smtp_proto::Notify::NEVER);
+        let said = submission.dkim.as_deref().unwrap();
+        assert_eq!(never, !reported, "{said}");
+        assert_eq!(said.contains("no reports"), !reported, "{said}");
+    }
 }
 
 /// Through three hosts that forward, each of which sees what the one before sealed.

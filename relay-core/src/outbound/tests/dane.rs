@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use super::sink::{Act, say};
 use super::tls::broken_starttls;
 use super::*;
-use crate::channel::ServerTls;
+use crate::channel::{Associations, ServerTls};
 use crate::dns::{Alias, Tlsa, TlsaSet};
 use crate::queue::handling::TlsWish;
 use crate::sts::Mode;
@@ -16,11 +16,12 @@ use crate::sts::Mode;
 const HOST: &str = "mx.example.net";
 const NAME: &str = "_25._tcp.mx.example.net";
 
-const LEVELS: [TlsLevel; 4] = [
+const LEVELS: [TlsLevel; 5] = [
     TlsLevel::None,
     TlsLevel::Opportunistic,
     TlsLevel::Require,
     TlsLevel::Verify,
+    TlsLevel::Dane,
 ];
 
 /// A server's certificate, the root that it sends along, and the server.
@@ -32,13 +33,15 @@ struct Server {
 
 impl Server {
     fn new(name: &str, expired: bool) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self::under(authority(), name, expired)
+    }
+
+    fn under(root: CertificateParams, name: &str, is_expired: bool) -> Self {
+        let root = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if expired {
-            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        if is_expired {
+            params = expired(params);
         }
         let leaf = params.signed_by(&key, &root).unwrap().der().clone();
         let root = root.der().clone();
@@ -54,6 +57,17 @@ impl Server {
     fn script(&self) -> Script {
         Script::default().with_tls(&self.tls)
     }
+}
+
+fn authority() -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params
+}
+
+fn expired(mut params: CertificateParams) -> CertificateParams {
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    params
 }
 
 /// A record for a certificate: `usage` 0 `matching`.
@@ -277,6 +291,11 @@ fn faults_of_certificates() -> Vec<Fault> {
             CertificateHostMismatch,
         ),
         ("2: expired", Server::new(HOST, true), CertificateExpired),
+        (
+            "2: an expired authority",
+            Server::under(expired(authority()), HOST, false),
+            CertificateExpired,
+        ),
     ] {
         for matching in 0..3 {
             let records = vec![record(2, matching, &server.root)];
@@ -341,6 +360,15 @@ fn no_fault_of_dane_fails_open() {
     for level in LEVELS {
         for Fault { what, kind, world } in all_faults() {
             let mut world = world.level(level);
+            let records = world.tlsa.get(NAME);
+            let unusable = records.is_some_and(|records| {
+                let records = records.as_ref().map(|set| &set.records[..]);
+                records.is_ok_and(|records| Associations::usable(records).is_none())
+            });
+            let kind = match (level, unusable) {
+                (TlsLevel::Dane, true) => TlsFailureKind::DaneRequired,
+                _ => kind,
+            };
             let run = world.run();
             assert_eq!(run.fates(), "f", "{what} {level:?}");
             assert!(silent(&world), "{what} {level:?}");
@@ -356,7 +384,8 @@ fn no_fault_of_dane_fails_open() {
             count += 1;
         }
     }
-    assert!(count >= 4 * 60, "{count} faults are too few");
+    println!("{count} policy faults of DANE, none fails open");
+    assert!(count >= 5 * 60, "{count} faults are too few");
 }
 
 /// The next host is tried, under its own policy, and takes the message.
@@ -820,4 +849,83 @@ fn sessions_are_noted_where_tls_was_tried() {
         })
         .collect();
     assert_eq!(counts, [1, 0]);
+}
+
+/// `tls = "dane"`: a host is connected to if TLSA records say whom to expect there, and not otherwise.
+#[test]
+fn where_dane_is_demanded_mail_waits_for_records() {
+    let server = Server::good();
+    let good = || vec![record(3, 1, &server.leaf)];
+    let unsigned = |records| {
+        let mut set = signed(records);
+        set.as_mut().unwrap().authentic = false;
+        set
+    };
+    let mut not_signed = world(server.script());
+    not_signed.tlsa.insert(NAME.into(), unsigned(good()));
+    let mut insecure_mx = with_records(server.script(), good());
+    insecure_mx.lane.authentic = false;
+    let mut insecure_host = with_records(server.script(), good());
+    addresses(&mut insecure_host, HOST).authentic = false;
+    let mut unbelieved = with_records(server.script(), good());
+    unbelieved.config.dns.trust_ad = false;
+    let mut by_address = world(server.script()).lane(&["192.0.2.1"]);
+    by_address.lane.route = true;
+    let unusable = || vec![record(1, 1, &server.leaf)];
+    let relaxed = |world: World| world.mail(&wishing(TlsWish::NotRequired));
+    let mut both = relaxed(world(server.script()));
+    both.lane.sts = Some(Mode::Enforce);
+    for (what, world, why) in [
+        ("no records", world(server.script()), "no TLSA records"),
+        ("not signed", not_signed, "none that are signed"),
+        (
+            "unusable",
+            with_records(server.script(), unusable()),
+            "can be used",
+        ),
+        (
+            "none left",
+            with_records(server.script(), Vec::new()),
+            "can be used",
+        ),
+        ("insecure MX", insecure_mx, "are not signed (DNSSEC)"),
+        ("insecure host", insecure_host, "none that are signed"),
+        ("no trust_ad", unbelieved, "none that are signed"),
+        ("an address", by_address, "are not signed (DNSSEC)"),
+        ("TLS-Required: No", both, "no TLSA records"),
+    ] {
+        let mut world = world.level(TlsLevel::Dane);
+        let run = world.run();
+        assert!(
+            run.fates().chars().all(|fate| fate == 'f'),
+            "{what}: {}",
+            run.fates()
+        );
+        assert!(run.connects.is_empty(), "{what}");
+        let tried = run.tried();
+        let reason = reason(run.outcome());
+        assert_eq!(
+            (&*reason.rule, &*reason.status),
+            ("dane-required", "4.7.5"),
+            "{what}"
+        );
+        assert!(reason.text.contains(why), "{what}: {reason:?}");
+        assert_eq!(
+            tried.evidence.tls_failure,
+            Some(TlsFailureKind::DaneRequired)
+        );
+        let by = if what == "an address" {
+            "route"
+        } else {
+            "config"
+        };
+        let policy = format!("dane ({by})");
+        assert_eq!(tried.evidence.tls_policy.as_ref(), Some(&policy));
+    }
+    // What the configuration demands is kept even where the sender asks for less.
+    let mut world = relaxed(with_records(server.script(), good())).level(TlsLevel::Dane);
+    let run = world.run();
+    assert!(run.fates().chars().all(|fate| fate == 'd'));
+    assert_eq!(world.mx().taken().len(), 2);
+    assert!(world.mx().taken().iter().all(|mail| mail.tls));
 }

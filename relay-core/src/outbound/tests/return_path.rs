@@ -127,7 +127,7 @@ fn a_null_sender_stays_null() {
     assert_eq!(senders(&world)[0].0, ReversePath::Null);
 }
 
-/// RFC 3461 §5.1: what the host reports goes to MAIL FROM, so success is told to the sender by us, and
+/// RFC 3461 §6.1: what the host reports goes to MAIL FROM, so success is told to the sender by us, and
 /// the rest of DSN is passed on as it was.
 #[test]
 fn reports_of_success_are_ours() {

@@ -155,7 +155,7 @@ impl Case {
             TlsLevel::None | TlsLevel::Opportunistic => 'd',
             TlsLevel::Require if works => 'd',
             TlsLevel::Verify if works && !bad_certificate => 'd',
-            TlsLevel::Require | TlsLevel::Verify => 'f',
+            TlsLevel::Require | TlsLevel::Verify | TlsLevel::Dane => 'f',
         }
     }
 }
