@@ -3,6 +3,7 @@
 //! Where a domain has an MTA-STS policy in force, exchangers that it does not name are left out before
 //! the lane is chosen. RFC 8461 §5.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::sts;
 const FOUND_HOLDS: Duration = Duration::from_secs(60);
 /// Mail exchangers of a lane, at most.
 const HOSTS_MAX: usize = 16;
+/// Domains of a lane that are asked for again when its back-off is over.
+const ASKED_AGAIN_MAX: usize = 64;
 
 /// Where the answer for a domain leads.
 enum Way {
@@ -223,7 +226,52 @@ impl Engine {
 
     fn remember(&mut self, domain: u32, no: LaneNo) {
         let until = self.clock.tick().after(FOUND_HOLDS);
-        self.domains.found(domain, no, until);
+        if let Some(old) = self.domains.found(domain, no, until) {
+            self.follow(domain, old);
+        }
+    }
+
+    /// A domain leads to another lane from now on: its jobs that are ready in the old one go there too,
+    /// which may be down for good, or not what the domain's policy asks for.
+    fn follow(&mut self, domain: u32, old: LaneNo) {
+        let Some(lane) = self.lanes.get_mut(old) else {
+            return;
+        };
+        let table = &self.table;
+        let its = |job: u32| {
+            let entry = &table.jobs[job];
+            entry.state == JobState::Ready && entry.domain == domain
+        };
+        for job in lane.take_if(its) {
+            self.table.set_state(job, JobState::Picked);
+            self.dispatch(job);
+        }
+    }
+
+    /// The back-off of a lane is over. Its hosts failed: perhaps the domains of its jobs lead elsewhere by
+    /// now. A lane may have very many of them; a few are asked for each time, from a random place on.
+    pub(super) fn look_elsewhere(&mut self, no: LaneNo) {
+        let now = self.clock.tick();
+        let Some(lane) = self.lanes.get(no) else {
+            return;
+        };
+        if lane.spec.route || lane.backed_off(now).is_some() {
+            return;
+        }
+        let jobs = lane.jobs();
+        let start = usize::try_from(self.rng.below(jobs.len().max(1) as u64)).unwrap_or(0);
+        let mut domains = BTreeSet::new();
+        for &job in jobs.iter().cycle().skip(start).take(jobs.len()) {
+            let entry = &self.table.jobs[job];
+            if entry.state == JobState::Ready && domains.len() < ASKED_AGAIN_MAX {
+                domains.insert(entry.domain);
+            }
+        }
+        for domain in domains {
+            if AddressLiteral::parse(self.domains.name(domain)).is_err() {
+                self.domains.ask_again(domain, now);
+            }
+        }
     }
 
     fn mx_lane(

@@ -63,6 +63,7 @@ impl Engine {
             self.dispatch(job);
         }
         while let Some(no) = self.lanes.pop_wake(now) {
+            self.look_elsewhere(no);
             self.lanes.enlist(no, self.caps(), now);
         }
         self.tend_held();

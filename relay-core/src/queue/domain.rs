@@ -100,6 +100,17 @@ impl Domains {
         }
     }
 
+    /// Has it asked again where a domain leads, unless that was found lately or is being asked. Nothing
+    /// waits for the answer.
+    pub(crate) fn ask_again(&mut self, domain: u32, now: Tick) {
+        let known = self.lane(domain, now).is_some();
+        let entry = &mut self.entries[domain];
+        if !known && entry.waiting.is_none() {
+            entry.waiting = Some(Vec::new());
+            self.unasked.push_back(domain);
+        }
+    }
+
     /// The next question to put, if fewer than `asked_max` are out.
     pub(crate) fn question(&mut self, asked_max: usize) -> Option<(ResolveId, u32)> {
         if self.asked.len() >= asked_max {
@@ -127,9 +138,10 @@ impl Domains {
         self.entries[domain].waiting.take().unwrap_or_default()
     }
 
-    /// Remembers which lane a domain leads to.
-    pub(crate) fn found(&mut self, domain: u32, lane: LaneNo, until: Tick) {
-        self.entries[domain].found = Some((lane, until));
+    /// Remembers which lane a domain leads to; gives back the one that it led to before, if another.
+    pub(crate) fn found(&mut self, domain: u32, lane: LaneNo, until: Tick) -> Option<LaneNo> {
+        let before = self.entries[domain].found.replace((lane, until));
+        before.map(|(before, _)| before).filter(|&no| no != lane)
     }
 
     /// Forgets a domain that no job came to wait for, after its question was answered.

@@ -138,6 +138,13 @@ impl LaneEntry {
         std::iter::from_fn(move || fresh.pop_front().or_else(|| retried.pop_front()))
     }
 
+    /// Takes those ready jobs out that `wanted` names.
+    pub(crate) fn take_if(&mut self, mut wanted: impl FnMut(u32) -> bool) -> Vec<u32> {
+        let mut taken = self.fresh.take_if(&mut wanted);
+        taken.extend(self.retried.take_if(&mut wanted));
+        taken
+    }
+
     /// The handles of the ready jobs, and of jobs that went meanwhile.
     pub(crate) fn jobs(&self) -> Vec<u32> {
         self.fresh.iter().chain(self.retried.iter()).collect()

@@ -57,6 +57,24 @@ impl Ranked {
         self.usual.len() + self.others.values().map(VecDeque::len).sum::<usize>()
     }
 
+    /// Takes out those that `wanted` names; the others stay in their order.
+    pub(crate) fn take_if(&mut self, mut wanted: impl FnMut(u32) -> bool) -> Vec<u32> {
+        let mut taken = Vec::new();
+        let mut keep = |&job: &u32| {
+            let take = wanted(job);
+            if take {
+                taken.push(job);
+            }
+            !take
+        };
+        self.usual.retain(&mut keep);
+        self.others.retain(|_, queue| {
+            queue.retain(&mut keep);
+            !queue.is_empty()
+        });
+        taken
+    }
+
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.others.values().flatten().chain(&self.usual).copied()
@@ -75,6 +93,9 @@ mod tests {
         }
         jobs.push_front(8, 9);
         assert_eq!((jobs.len(), jobs.iter().count()), (8, 8));
+        jobs.push_back(9, 0);
+        jobs.push_back(10, 7);
+        assert_eq!(jobs.take_if(|job| job > 8), [9, 10]);
         let order: Vec<u32> = std::iter::from_fn(|| jobs.pop_front()).collect();
         assert_eq!(order, [8, 3, 5, 6, 1, 4, 2, 7]);
         assert!(jobs.is_empty());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{World, config, deferred, deferred_at, delivered, mx};
+use crate::admin::Selector;
 use crate::engine::Input;
 use crate::events::EventKind;
 
@@ -290,4 +291,60 @@ fn a_reload_moves_ready_jobs_to_lanes_of_the_new_configuration() {
     world.submit(&["a@one.example"]);
     world.input(Input::Reload(new));
     assert_eq!(world.open.len(), 1, "nothing changed");
+}
+
+#[test]
+fn ready_jobs_follow_their_domain_to_its_new_hosts() {
+    let mut world = World::new(config());
+    let old = mx(&[(10, "old.host.example")]);
+    for domain in ["one.example", "two.example"] {
+        world.zone.insert(domain.into(), old.clone());
+    }
+    world.submit_many(20, "a@one.example");
+    world.submit_many(20, "a@two.example");
+    world.unreachable(world.only());
+    world.pass(70 * MINUTE / 60);
+    world.unreachable(world.only());
+    let moved = mx(&[(10, "new.host.example")]);
+    world.zone.insert("one.example".into(), moved);
+    // The back-off lasts; but one that was tried is due again, and is the first to hear of it.
+    world.pass(70 * MINUTE / 60);
+    assert_eq!(world.open[&world.only()].lane.name, "new.host.example");
+    let done = world.finish_all(&delivered());
+    assert!(done >= 20, "{done}");
+    let left = world.list(Selector::default());
+    let to_one = left.iter().filter(|entry| entry.jobs[0].domain == "one.example");
+    let states: Vec<_> = to_one.map(|entry| entry.jobs[0].state.clone()).collect();
+    assert!(states.len() <= 1, "only the one that was tried waits: {states:?}");
+    assert!(left.len() >= 20, "the other domain is where it was");
+}
+
+#[test]
+fn after_a_back_off_it_is_asked_again_where_domains_lead() {
+    let mut world = World::new(config());
+    let old = mx(&[(10, "old.host.example")]);
+    for domain in ["one.example", "two.example"] {
+        world.zone.insert(domain.into(), old.clone());
+    }
+    world.submit_many(20, "a@one.example");
+    world.submit_many(20, "a@two.example");
+    world.unreachable(world.only());
+    world
+        .zone
+        .insert("two.example".into(), mx(&[(10, "new.host.example")]));
+    // Nobody sends to either: the old host is probed, in vain, with mail of the first.
+    for _ in 0..5 {
+        world.pass(MINUTE);
+        while let Some(&delivery) = world.running().first() {
+            match world.open[&delivery].lane.name.as_str() {
+                "old.host.example" => world.unreachable(delivery),
+                _ => world.finish(delivery, &delivered()),
+            }
+        }
+    }
+    let left = world.list(Selector::default());
+    let mut to_two = left
+        .iter()
+        .filter(|entry| entry.jobs[0].domain == "two.example");
+    assert_eq!(to_two.next(), None);
 }
