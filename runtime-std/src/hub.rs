@@ -468,6 +468,7 @@ impl Hub {
             Output::Store(write, message) => self.store.write(write, message),
             Output::Note(id, place, progress) => self.store.note(id, place, progress),
             Output::Discard(id, place) => self.store.discard(id, place),
+            Output::Quarantine(id, place, why) => self.store.quarantine(id, place, &why),
             Output::Event(event) => {
                 self.events.iter().for_each(|sink| sink.event(&event));
                 self.journal.push(event);
@@ -541,6 +542,7 @@ impl Hub {
             Output::Store(..)
             | Output::Note(..)
             | Output::Discard(..)
+            | Output::Quarantine(..)
             | Output::Event(_)
             | Output::Client(_)
             | Output::Wait(_) => {}

@@ -15,6 +15,7 @@
 //! RFC 3461 (NOTIFY, RET, ENVID, ORCPT), RFC 6522 (multipart/report, after RFC 3462), RFC 3464 (the
 //! fields), RFC 6533 (UTF-8), RFC 3834 §5 (Auto-Submitted), RFC 5321 §4.5.5 (null reverse-path).
 
+mod due;
 mod mime;
 mod report;
 pub mod return_path;
@@ -29,6 +30,7 @@ use std::fmt;
 use bytes::Bytes;
 use smtp_proto::{Mailbox, Notify, Occasion, ReversePath};
 
+pub use due::write_due;
 pub use report::{Action, RecipientReport, Report};
 pub use returned::original_len;
 

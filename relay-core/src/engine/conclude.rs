@@ -90,6 +90,7 @@ impl Engine {
 
         let mut settled = Vec::new();
         let mut open = Vec::new();
+        let mut damage = None;
         for Group {
             outcome,
             recipients,
@@ -101,6 +102,9 @@ impl Engine {
                     settled.extend(recipients);
                 }
                 Outcome::Bounced(reason) => {
+                    if reason.tells_damage() {
+                        damage.get_or_insert_with(|| reason.clone());
+                    }
                     settled.extend(self.bounce(&telling, reason, recipients));
                 }
                 deferred @ Outcome::Deferred { .. } => {
@@ -119,6 +123,9 @@ impl Engine {
             let taken = left.len() < self.table.jobs[job].recipients.len() as usize;
             self.table.jobs[job].recipients = Recipients::new(&left);
             self.defer(job, &telling, open, taken);
+        }
+        if let Some(reason) = damage {
+            self.give_up_damaged(message, &reason);
         }
         self.tend(message, loaded);
     }
@@ -355,7 +362,10 @@ impl Engine {
         let entry = &self.table.messages[message];
         if entry.first_job == crate::queue::job::NIL && !self.reports.is_pending(id) {
             self.table.remove(message);
-            self.out.push_back(Output::Discard(id, place));
+            self.out.push_back(match self.damaged.remove(&id) {
+                Some(why) => Output::Quarantine(id, place, why),
+                None => Output::Discard(id, place),
+            });
         }
     }
 

@@ -1,9 +1,11 @@
-//! Jobs that end without an attempt: their time is over, or an administrator said so.
+//! Jobs that end without an attempt: their time is over, an administrator said so, or an attempt for other
+//! recipients of their message found it damaged.
 
 use super::Engine;
 use super::counters::Settled;
 use crate::events::EventKind;
 use crate::outbound::{Evidence, Reason};
+use crate::queue::job::JobState;
 use crate::queue::reason::from_line;
 
 impl Engine {
@@ -50,8 +52,7 @@ impl Engine {
 
     /// Bounces a job that no delivery has because an administrator said so.
     pub(super) fn bounce_by_admin(&mut self, job: u32) {
-        let entry = &self.table.jobs[job];
-        let (message, recipients) = (entry.message, entry.recipients.to_vec());
+        let message = self.table.jobs[job].message;
         let reason = Reason {
             stage: "policy".to_owned(),
             code: None,
@@ -59,13 +60,37 @@ impl Engine {
             text: "given up by the relay's administrator".to_owned(),
             rule: "administrator".to_owned(),
         };
+        self.bounce_untried(job, reason);
+        let loaded = self.table.loaded(self.table.messages[message].id);
+        self.tend(message, loaded);
+    }
+
+    /// A message is damaged: what waits of it is given up at once, and it goes to the quarantine when
+    /// all of it is settled. Who has it in memory may deliver it yet; what is held is looked at by whoever
+    /// holds it.
+    pub(super) fn give_up_damaged(&mut self, message: u32, reason: &Reason) {
+        let id = self.table.messages[message].id;
+        let why = self.damaged.entry(id);
+        why.or_insert_with(|| reason.text.clone());
+        for job in self.table.jobs_of(message) {
+            match self.table.jobs[job].state {
+                JobState::Ready | JobState::Resolving | JobState::Waiting => {
+                    self.bounce_untried(job, reason.clone());
+                }
+                JobState::Picked | JobState::Delivering | JobState::Parked | JobState::Gone => {}
+            }
+        }
+    }
+
+    fn bounce_untried(&mut self, job: u32, reason: Reason) {
+        let entry = &self.table.jobs[job];
+        let (message, recipients) = (entry.message, entry.recipients.to_vec());
         let evidence = Evidence::default();
         let loaded = self.table.loaded(self.table.messages[message].id);
         let telling = self.telling(job, &evidence, loaded.as_deref());
         let settled = self.bounce(&telling, reason, recipients);
         self.note_settled(message, settled);
         self.drop_job(job);
-        self.tend(message, loaded);
     }
 
     /// Drops a job that no delivery has, without a report.

@@ -77,6 +77,9 @@ pub enum Output {
     Note(MessageId, Place, Progress),
     /// Every recipient is settled.
     Discard(MessageId, Place),
+    /// Every recipient is settled: the message is damaged, for this reason. It is not discarded but kept
+    /// aside.
+    Quarantine(MessageId, Place, String),
     /// Find the mail exchangers of a domain, then hand in `Resolved`.
     Resolve(ResolveId, String),
     /// Run this errand, then hand in `Errand`.
@@ -120,7 +123,7 @@ pub struct ReportDue {
 pub enum NotWritten {
     /// Nobody wants one (null sender, NOTIFY): `bounce::write` said so.
     NotDue(String),
-    /// The original is damaged: there is nothing to report on. The store keeps it in quarantine.
+    /// The original's record is damaged, and its envelope with it: nobody knows whom to tell.
     Damaged(String),
     /// The original could not be read now; the engine asks again later.
     Later(String),

@@ -104,6 +104,8 @@ pub struct Engine {
     last_delivery: u64,
     held: Held,
     reports: Reports,
+    /// Messages in the queue that are damaged, and why: they go to the quarantine at their end.
+    damaged: BTreeMap<MessageId, String>,
     errands: Errands,
     policies: Policies,
     tls_reports: TlsReports,
@@ -139,6 +141,7 @@ impl Engine {
             last_delivery: 0,
             held: Held::default(),
             reports: Reports::default(),
+            damaged: BTreeMap::new(),
             errands: Errands::default(),
             policies: Policies::default(),
             tls_reports: TlsReports::default(),

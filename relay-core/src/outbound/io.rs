@@ -375,6 +375,17 @@ pub struct Reason {
     pub rule: String,
 }
 
+impl Reason {
+    /// The rule of a message that is damaged in the store: it can never be delivered.
+    pub const DAMAGED: &'static str = "store-damaged";
+
+    /// Whether the message itself is damaged.
+    #[must_use]
+    pub fn tells_damage(&self) -> bool {
+        self.rule == Self::DAMAGED
+    }
+}
+
 /// `450 4.2.0 Greylisted`: the codes that there are, each once, and the text.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

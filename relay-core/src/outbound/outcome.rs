@@ -142,12 +142,12 @@ pub(super) fn judge(stage: Stage, finding: &Finding, seen: Seen) -> Verdict {
         ),
         Finding::Lacks(need) => judge_need(stage, *need),
         Finding::Store(failure) => {
-            let rule = match failure {
-                LoadFailed::Damaged(_) => "store-damaged",
-                LoadFailed::Io(_) => "store-io",
+            // What fails its checksum will not get better; a disk that fails may.
+            let (fate, status, rule) = match failure {
+                LoadFailed::Damaged(_) => (Fate::Bounced, "5.3.0", Reason::DAMAGED),
+                LoadFailed::Io(_) => (Fate::Deferred { in_doubt: false }, "4.3.0", "store-io"),
             };
-            let fate = Fate::Deferred { in_doubt: false };
-            ours(fate, Then::Keep, stage, "4.3.0", rule, failure)
+            ours(fate, Then::Keep, stage, status, rule, failure)
         }
     }
 }

@@ -51,7 +51,8 @@ impl std::error::Error for StoreFailed {}
 /// A message that could not be read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadFailed {
-    /// The record or the spool file fails its checksum or is gone: the message is quarantined.
+    /// The record or the spool file fails its checksum or is gone: nobody will ever read it. The engine
+    /// gives the message up, and has it quarantined.
     Damaged(String),
     /// The disk failed; the same read may work later.
     Io(String),
@@ -90,7 +91,7 @@ pub struct Recovered {
 
 /// Queue storage. Every method may be called from any thread.
 ///
-/// `write`, `note` and `discard` only hand over, and `write_notes` waits for no disk; the others may, and
+/// `write`, `note`, `discard` and `quarantine` only hand over, and `write_notes` waits for no disk; the others may, and
 /// an async runtime calls them where blocking is allowed.
 pub trait Store: Send + Sync + 'static {
     /// Starts writing, and tells `sink` what happens. Called once, before the first `write`, and before
@@ -110,6 +111,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Drops a message whose every recipient is settled: its place and its spool file are reused.
     fn discard(&self, message: MessageId, place: Place);
+
+    /// Drops a message that is damaged, and keeps what is left of it aside for people to look at.
+    fn quarantine(&self, message: MessageId, place: Place, why: &str);
 
     /// Writes what was noted and discarded so far, without a sync, so that the end of the process loses
     /// none of it. The runtime calls it before anybody hears what comes of that: a delivery goes on only

@@ -57,6 +57,9 @@ pub(super) type Receipt = (WriteId, Result<Place, StoreFailed>);
 /// A message that was discarded, which is noted, and where the engine had it.
 pub(super) type Discarded = (MessageId, Place);
 
+/// A message that is damaged, where the engine had it, and what is wrong.
+pub(super) type Damaged = (MessageId, Place, String);
+
 pub(super) struct Log {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) paths: Paths,

@@ -153,6 +153,12 @@ impl Store for SegmentStore {
         self.shared.wake_for_notes(waiting);
     }
 
+    fn quarantine(&self, message: MessageId, place: Place, why: &str) {
+        let mut waiting = lock(&self.shared.waiting);
+        waiting.damaged.push((message, place, why.to_owned()));
+        self.shared.wake_for_notes(waiting);
+    }
+
     fn write_notes(&self) {
         // What fails here is tried again, or mended, at the next tick.
         let _ = self.shared.progress.write();

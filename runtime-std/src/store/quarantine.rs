@@ -13,10 +13,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use relay_core::id::MessageId;
+use relay_core::queue::record::{HEADER_LEN, Header, Note};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{self, Disk, DiskFile};
-use super::log::{Log, Paths};
+use super::log::{Damaged, Log, Paths};
 use super::open::remove_if_there;
 use super::scan::Damage;
 
@@ -68,6 +69,36 @@ pub fn path(data_dir: &Path, one: &Quarantined) -> PathBuf {
 }
 
 impl Log {
+    /// Sets aside messages that are live, but damaged: their records, and their bodies. Only then they are
+    /// noted as void, so that a crash in between makes it happen again.
+    pub(super) fn apply_damaged(&mut self, damaged: Vec<Damaged>) {
+        for (message, noted, why) in damaged {
+            let place = self.table.settle(message).unwrap_or(noted);
+            let file = self.table.file(place.segment);
+            let segment = self.segments.get(&place.segment);
+            let (Some(file), Some(segment)) = (file, segment) else {
+                continue;
+            };
+            if !segment.is_live(place.offset) {
+                continue;
+            }
+            let mut start = [0; HEADER_LEN];
+            let header = disk::read_exact_at(&*file, &mut start, place.offset.into());
+            let header = header.ok().and_then(|()| Header::parse(&start).ok());
+            let damage = Damage {
+                from: place.offset,
+                to: segment.next_after(place.offset),
+                header: header.filter(|header| header.id == message),
+            };
+            if self.spooled.remove(&message) {
+                self.quarantine_body(message);
+            }
+            self.set_aside(&file, place.segment, damage, Some(message), &why);
+            self.emptied = true;
+            self.note(&Note::Void { place });
+        }
+    }
+
     pub(super) fn quarantine_body(&self, message: MessageId) {
         let path = self.paths.spool.join(message.to_string());
         let kept = self.paths.quarantine.join(format!("{message}.body"));
@@ -85,6 +116,7 @@ impl Log {
         file: &std::sync::Arc<dyn DiskFile>,
         segment: u32,
         damage: Damage,
+        message: Option<MessageId>,
         why: &str,
     ) -> bool {
         let name = format!("{segment:08x}-{:08x}", damage.from);
@@ -94,7 +126,7 @@ impl Log {
         }
         let known = Quarantined {
             name,
-            id: damage.header.map(|header| header.id.to_string()),
+            id: message.map(|id| id.to_string()),
             segment,
             offset: damage.from,
             octets: damage.to - damage.from,

@@ -201,7 +201,8 @@ impl Log {
                     Some(_) => "its checksum is wrong, or it is cut short",
                     None => "there is no record where one was written",
                 };
-                segment.keep |= !self.quarantine(&file, number, *damage, why);
+                let id = damage.header.map(|header| header.id);
+                segment.keep |= !self.quarantine(&file, number, *damage, id, why);
             }
         }
         self.segments.insert(number, segment);
@@ -311,7 +312,8 @@ impl Shared {
                 Err((damage, why)) => {
                     let mut log = lock(&self.log);
                     let log = log.as_mut().ok_or_else(closed)?;
-                    log.set_aside(&file, number, damage, &why);
+                    let id = damage.header.map(|header| header.id);
+                    log.set_aside(&file, number, damage, id, &why);
                     left.damaged = true;
                     left.pass(offset);
                 }
@@ -408,11 +410,18 @@ impl Recovery {
 
 impl Log {
     /// A record that cannot be delivered goes to the quarantine, with its body.
-    fn set_aside(&mut self, file: &Arc<dyn DiskFile>, number: u32, damage: Damage, why: &str) {
+    pub(super) fn set_aside(
+        &mut self,
+        file: &Arc<dyn DiskFile>,
+        number: u32,
+        damage: Damage,
+        message: Option<MessageId>,
+        why: &str,
+    ) {
         if let Some(header) = damage.header.filter(|header| header.spooled) {
             self.quarantine_body(header.id);
         }
-        let kept = self.quarantine(file, number, damage, why);
+        let kept = self.quarantine(file, number, damage, message, why);
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.void(damage.from);
             segment.keep |= !kept;

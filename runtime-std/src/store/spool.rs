@@ -145,7 +145,8 @@ impl Spool {
         max: usize,
     ) -> Result<Bytes, LoadFailed> {
         let io = |e: io::Error| {
-            if e.kind() == ErrorKind::NotFound {
+            // Where the whole directory is gone, so is its file system, and that may come back.
+            if e.kind() == ErrorKind::NotFound && self.disk.list(&self.dir).is_ok() {
                 return LoadFailed::Damaged("its spool file is gone".to_owned());
             }
             LoadFailed::Io(format!("its spool file: {e}"))

@@ -15,7 +15,7 @@ use relay_core::queue::record::{HEADER_LEN, Header, Invalid, decode};
 use relay_core::queue::store::{LoadFailed, Place, Recovering, StoreFailed, StoreSink};
 
 use super::disk::{self, Disk, DiskFile};
-use super::log::{Discarded, Log, Receipt, Write};
+use super::log::{Damaged, Discarded, Log, Receipt, Write};
 use super::progress::SharedLog;
 use super::recover::Recovery;
 use super::segment::Table;
@@ -50,6 +50,7 @@ pub(super) struct Shared {
 pub(super) struct Waiting {
     pub(super) writes: VecDeque<Write>,
     pub(super) discarded: Vec<Discarded>,
+    pub(super) damaged: Vec<Damaged>,
     /// Something was noted that is to be synced.
     pub(super) noted: bool,
     /// The writer sleeps: wake it for a write.
@@ -197,16 +198,18 @@ impl Shared {
     /// One round of the writer. A bug in it is a failure of the disk to everybody else: those who wait
     /// hear of it, and nothing is accepted any more.
     pub(super) fn step(&self, sink: &dyn StoreSink, tick: bool) -> Next {
-        let (writes, discarded) = {
+        let (writes, discarded, damaged) = {
             let mut waiting = lock(&self.waiting);
             waiting.noted = false;
             (
                 std::mem::take(&mut waiting.writes),
                 std::mem::take(&mut waiting.discarded),
+                std::mem::take(&mut waiting.damaged),
             )
         };
         let mut unanswered: BTreeSet<WriteId> = writes.iter().map(|write| write.id).collect();
-        let round = || self.round(sink, tick, (writes, discarded), &mut unanswered);
+        let work = (writes, discarded, damaged);
+        let round = || self.round(sink, tick, work, &mut unanswered);
         match catch_unwind(AssertUnwindSafe(round)) {
             Ok(next) => next,
             Err(_) => {
@@ -227,7 +230,7 @@ impl Shared {
         &self,
         sink: &dyn StoreSink,
         tick: bool,
-        (mut writes, discarded): (VecDeque<Write>, Vec<Discarded>),
+        (mut writes, discarded, damaged): (VecDeque<Write>, Vec<Discarded>, Vec<Damaged>),
         unanswered: &mut BTreeSet<WriteId>,
     ) -> Next {
         let mut log = lock(&self.log);
@@ -247,6 +250,7 @@ impl Shared {
             }
         };
         log.apply(discarded);
+        log.apply_damaged(damaged);
         log.write_notes();
         while !writes.is_empty() {
             let mut receipts = Vec::with_capacity(writes.len());
@@ -280,9 +284,14 @@ impl Shared {
         let log = lock(&self.log).take();
         if let Some(mut log) = log {
             // What a delivery told while the last step ran.
-            let discarded = std::mem::take(&mut lock(&self.waiting).discarded);
+            let (discarded, damaged) = {
+                let mut waiting = lock(&self.waiting);
+                let discarded = std::mem::take(&mut waiting.discarded);
+                (discarded, std::mem::take(&mut waiting.damaged))
+            };
             if log.panicked.is_none() {
                 log.apply(discarded);
+                log.apply_damaged(damaged);
                 log.finish();
             }
             self.progress.close();

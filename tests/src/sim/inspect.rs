@@ -21,6 +21,10 @@ const DRAIN: Duration = Duration::from_secs(3 * 3600);
 /// What is ready is tried within this time: that of all messages of a small world, one after another.
 const TURN_MAX: Duration = Duration::from_secs(360);
 
+/// Mail is on its way to the new hosts of its domain within this time: the longest back-off, and what
+/// resolvers remember.
+const MOVE_MAX: Duration = Duration::from_secs(40 * 60);
+
 impl World {
     /// Asks the engine as `smtp-relay queue` does.
     pub(crate) fn ask_admin(&mut self, request: AdminRequest) -> Option<AdminResponse> {
@@ -119,13 +123,7 @@ impl World {
             return true;
         }
         let longest = self.profile.retry.iter().max().copied().unwrap_or(HOUR);
-        // A message that is damaged at rest is tried until its time is over, and a clock that goes
-        // back makes it new once.
-        let damaged = match self.profile.flips {
-            0 => Duration::ZERO,
-            _ => self.profile.expire * 2 + HOUR,
-        };
-        if now.instant.since(self.calm_at) > DRAIN + longest * 2 + damaged {
+        if now.instant.since(self.calm_at) > DRAIN + longest * 2 {
             let left = queue.first();
             self.book.blame(format!(
                 "the queue does not drain: {}; {status:?}, first: {left:?}",
@@ -161,7 +159,11 @@ impl World {
         let roomy = profile.connections >= 20 && profile.lane_connections > 1;
         // A connection that died without a word keeps its place until its timer is over.
         let dying = profile.partitions > 0 || profile.net.cut_per_mille > 0;
-        if !roomy || self.calm || dying || profile.net.window < 65_536 {
+        // Mail for a domain that moves is found out about when a back-off of its old hosts is over.
+        let moved = |at| now.instant.since(at) < MOVE_MAX;
+        let moving = self.zone_changed.is_some_and(moved);
+        if !roomy || self.calm || dying || moving || profile.net.window < 65_536 {
+            self.ready.clear();
             return;
         }
         let mut ready = BTreeMap::new();

@@ -278,6 +278,12 @@ impl World {
                 store.write_notes();
                 self.step_store();
             }
+            FromEngine::Quarantine(id, place, why) => {
+                let store = Arc::clone(&relay.store);
+                self.tell(format_args!("{id} goes to the quarantine: {why}"));
+                store.quarantine(id, place, &why);
+                self.step_store();
+            }
             FromEngine::Resolve(id, domain) => self.soon(Inner::Resolve(id, domain)),
             // The simulated world's domains have no policies: its configuration looks for none.
             FromEngine::Errand(..) | FromEngine::Keep(_) => {}

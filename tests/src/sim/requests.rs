@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use relay_core::bounce;
 use relay_core::dns::DnsFailure;
-use relay_core::engine::{Ask, Input as ToEngine, Next, NotWritten, ReportDue, Submission};
+use relay_core::engine::{Ask, Input as ToEngine, Next, NotWritten, ReportDue};
 use relay_core::id::{DeliveryId, SessionId};
 use relay_core::inbound;
 use relay_core::machine::Input;
 use relay_core::outbound::{self, Delivery, Loaded};
-use relay_core::queue::message::Body;
-use relay_core::queue::store::{LoadFailed, Store as _};
+use relay_core::queue::store::Store as _;
 use relay_core::time::Instant;
 
 use super::drive::Task;
@@ -199,33 +198,11 @@ impl World {
         let report = if self.planted(Plant::ReportLost) {
             Err(NotWritten::NotDue("planted".to_owned()))
         } else {
-            self.written(due)
+            match &self.relay {
+                Some(relay) => bounce::write_due(due, &*relay.store, &relay.config.domains),
+                None => Err(NotWritten::Later("the relay is gone".to_owned())),
+            }
         };
         self.engine_in(ToEngine::ReportWritten { about, report });
-    }
-
-    pub(crate) fn written(&self, due: &ReportDue) -> Result<Box<Submission>, NotWritten> {
-        let Some(relay) = &self.relay else {
-            return Err(NotWritten::Later("the relay is gone".to_owned()));
-        };
-        let original = match &due.original {
-            Some(original) => Arc::clone(original),
-            None => match relay.store.load(due.report.about, due.place) {
-                Ok((message, body)) => Arc::new(Loaded { message, body }),
-                Err(LoadFailed::Damaged(why)) => return Err(NotWritten::Damaged(why)),
-                Err(LoadFailed::Io(why)) => return Err(NotWritten::Later(why)),
-            },
-        };
-        let message = &original.message;
-        let bytes = match &original.body {
-            Body::Memory(bytes) => bytes.clone(),
-            Body::Spooled => relay
-                .store
-                .spool_read(message.id, 0, bounce::original_len(message))
-                .map_err(|failed| NotWritten::Later(failed.to_string()))?,
-        };
-        bounce::write(&due.report, message, &bytes)
-            .map(Box::new)
-            .map_err(|not_due| NotWritten::NotDue(not_due.to_string()))
     }
 }

@@ -82,6 +82,7 @@ impl World {
         if !self.calm {
             self.tell(format_args!("two domains change their hosts"));
             self.names.swap_domains(&mut self.rng);
+            self.zone_changed = Some(self.agenda.now());
         }
     }
 

@@ -106,6 +106,8 @@ pub struct World {
     pub(crate) answer: Option<AdminResponse>,
     /// When the configuration was loaded anew.
     pub(crate) reloaded: Option<Instant>,
+    /// When domains changed their hosts.
+    pub(crate) zone_changed: Option<Instant>,
     /// Since when jobs are ready that nothing keeps from being tried: message, domain.
     pub(crate) ready: BTreeMap<(String, String), Instant>,
     pub(crate) calm_at: Instant,
@@ -182,6 +184,7 @@ impl World {
             wall_offset: 0,
             answer: None,
             reloaded: None,
+            zone_changed: None,
             ready: BTreeMap::new(),
             calm_at: Instant::default(),
             events: 0,

@@ -117,6 +117,10 @@ impl Store for MemoryStore {
         self.spool_discard(message);
     }
 
+    fn quarantine(&self, message: MessageId, place: Place, _: &str) {
+        self.discard(message, place);
+    }
+
     fn load(&self, message: MessageId, _: Place) -> Result<(Message, Body), LoadFailed> {
         let messages = self.memory.messages.lock().unwrap();
         let kept = messages.get(&message).map(|kept| &kept.message);

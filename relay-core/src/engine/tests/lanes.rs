@@ -313,9 +313,14 @@ fn ready_jobs_follow_their_domain_to_its_new_hosts() {
     let done = world.finish_all(&delivered());
     assert!(done >= 20, "{done}");
     let left = world.list(Selector::default());
-    let to_one = left.iter().filter(|entry| entry.jobs[0].domain == "one.example");
+    let to_one = left
+        .iter()
+        .filter(|entry| entry.jobs[0].domain == "one.example");
     let states: Vec<_> = to_one.map(|entry| entry.jobs[0].state.clone()).collect();
-    assert!(states.len() <= 1, "only the one that was tried waits: {states:?}");
+    assert!(
+        states.len() <= 1,
+        "only the one that was tried waits: {states:?}"
+    );
     assert!(left.len() >= 20, "the other domain is where it was");
 }
 

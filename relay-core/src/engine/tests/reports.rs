@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use smtp_proto::{Notify, Occasion, ReversePath};
 
-use super::world::{World, bounced, config, deferred, delivered, mail, notify};
+use super::world::{World, bounced, config, deferred, delivered, mail, notify, reason};
 use crate::engine::{Input, NotWritten};
+use crate::outbound::{Outcome, Reason};
 use crate::queue::record::Progress;
 use crate::queue::store::StoreFailed;
 
@@ -225,4 +226,50 @@ fn a_crash_before_the_report_is_stored_makes_the_failure_happen_again() {
     world.finish(world.only(), &bounced());
     assert_eq!(world.reports_about(id).len(), 1);
     assert!(!world.disk.contains_key(&id));
+}
+
+/// What a delivery says of a message that fails its checksum.
+fn damaged() -> Outcome {
+    Outcome::Bounced(Reason {
+        rule: Reason::DAMAGED.into(),
+        ..reason("store", None, "5.3.0", "block 7 fails its checksum")
+    })
+}
+
+#[test]
+fn a_damaged_message_is_given_up_at_once_reported_and_set_aside() {
+    let mut world = World::new(config());
+    let other = world.submit(&["z@four.example"]);
+    let id = world.submit(&["a@one.example", "b@two.example", "c@three.example"]);
+    let of = |world: &World, id| {
+        let all = world.running();
+        let its = all.into_iter().filter(|d| world.job(*d).id == id);
+        its.collect::<Vec<_>>()
+    };
+    let [first, second, third] = of(&world, id)[..] else {
+        panic!("three jobs")
+    };
+    // The second waits for another attempt when the first finds the damage; the third is under way.
+    world.finish(second, &deferred());
+    world.finish(first, &damaged());
+    assert!(world.quarantined.is_empty(), "one has it in memory yet");
+    world.finish(third, &delivered());
+    let story = world.story(id);
+    let times = |what: &str| story.iter().filter(|event| **event == what).count();
+    assert_eq!((times("bounced"), times("delivered")), (2, 1), "{story:?}");
+    assert_eq!(
+        world.reports_about(id).len(),
+        1,
+        "and its sender hears of it"
+    );
+    assert_eq!(
+        world.quarantined,
+        [(id, "block 7 fails its checksum".to_owned())]
+    );
+    assert!(
+        !world.discarded.contains(&id),
+        "nothing of it is thrown away"
+    );
+    world.finish(of(&world, other)[0], &delivered());
+    assert!(world.discarded.contains(&other));
 }

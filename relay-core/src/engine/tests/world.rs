@@ -79,6 +79,7 @@ pub(super) struct World {
     pub(super) told_of_clients: Vec<ClientEvent>,
     pub(super) answers: Vec<(SessionId, Answer)>,
     pub(super) discarded: Vec<MessageId>,
+    pub(super) quarantined: Vec<(MessageId, String)>,
     /// Receivers let a connection be held; otherwise they close it at once.
     pub(super) patient: bool,
     /// Count everything again after every input.
@@ -200,6 +201,7 @@ impl World {
             told_of_clients: Vec::new(),
             answers: Vec::new(),
             discarded: Vec::new(),
+            quarantined: Vec::new(),
             patient: false,
             checks: true,
             admin: None,
@@ -281,6 +283,11 @@ impl World {
                 let kept = self.disk.remove(&id).expect("a stored message");
                 assert_eq!(kept.place, place);
                 self.discarded.push(id);
+            }
+            Output::Quarantine(id, place, why) => {
+                let kept = self.disk.remove(&id).expect("a stored message");
+                assert_eq!(kept.place, place);
+                self.quarantined.push((id, why));
             }
             Output::Resolve(id, name) => {
                 self.asked += 1;

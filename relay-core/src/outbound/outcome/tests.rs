@@ -306,8 +306,8 @@ fn what_we_find_ourselves() {
         (
             Stage::Store,
             Finding::Store(LoadFailed::Damaged("crc".into())),
-            LATER,
-            "4.3.0",
+            Fate::Bounced,
+            "5.3.0",
         ),
     ];
     for (stage, finding, fate, status) in cases {

@@ -418,20 +418,21 @@ fn our_own_listener_is_no_destination() {
 }
 
 #[test]
-fn a_message_that_cannot_be_read_waits() {
+fn a_message_that_cannot_be_read_waits_and_one_that_is_damaged_does_not() {
     let failures = [
-        LoadFailed::Damaged("crc".into()),
-        LoadFailed::Io("EIO".into()),
+        (LoadFailed::Damaged("crc".into()), "b", "5.3.0"),
+        (LoadFailed::Io("EIO".into()), "f", "4.3.0"),
     ];
-    for failure in failures {
+    for (failure, fate, status) in failures {
         let mut world = World::with(Script::default())
             .mail(&Mail::default())
             .mail(&Mail::default());
         let id = world.jobs[0].id;
         world.store.insert(id, Err(failure.clone()));
         let run = world.run();
-        assert_eq!(run.fates(), "f", "{failure:?}");
+        assert_eq!(run.fates(), fate, "{failure:?}");
         assert_eq!(reason(run.outcome()).stage, "store");
+        assert_eq!(reason(run.outcome()).status, status);
         assert!(run.tried().reusable, "the host has no part in it");
         assert_eq!(world.mx().taken().len(), 1);
     }
@@ -488,8 +489,8 @@ fn a_spooled_body_that_breaks_off_is_never_ended() {
     let id = world.jobs[0].id;
     world.spool.get_mut(&id).unwrap().truncate(150_000);
     let run = world.run();
-    assert_eq!(run.fates(), "f");
-    assert_eq!(reason(run.outcome()).rule, "store-damaged");
+    assert_eq!(run.fates(), "b");
+    assert!(reason(run.outcome()).tells_damage());
     assert!(world.mx().taken().is_empty());
     assert!(!run.tried().reusable);
 }

@@ -31,7 +31,7 @@ impl Transaction {
         match piece {
             Ok(piece) if !piece.is_empty() => match self.send_piece(&piece, link) {
                 Ok(()) => self.go_on(link, work, now),
-                Err(why) => self.unreadable(LoadFailed::Damaged(why.to_string()), link, work),
+                Err(why) => self.unreadable(unsendable(why), link, work),
             },
             Ok(_) => {
                 let why = LoadFailed::Damaged("the body is shorter than it was".to_owned());
@@ -67,7 +67,7 @@ impl Transaction {
         if !head.is_empty()
             && let Err(why) = self.send_piece(head, link)
         {
-            return self.unreadable(LoadFailed::Damaged(why.to_string()), link, work);
+            return self.unreadable(unsendable(why), link, work);
         }
         let (sent, room) = (sent + head.len() as u64, PIECE_MAX - head.len());
         let Some(offset) = sent.checked_sub(prefix.len() as u64).filter(|_| room > 0) else {
@@ -86,7 +86,7 @@ impl Transaction {
         match self.send_piece(piece, link) {
             Ok(()) if left > max => Progress::Ask(Request::Flush),
             Ok(()) => self.send_body(size, link, work, now),
-            Err(why) => self.unreadable(LoadFailed::Damaged(why.to_string()), link, work),
+            Err(why) => self.unreadable(unsendable(why), link, work),
         }
     }
 
@@ -115,5 +115,20 @@ impl Transaction {
             Body::Memory(bytes) => (self.loaded.message.prefix.len() + bytes.len()) as u64,
             Body::Spooled => self.loaded.message.size,
         }
+    }
+}
+
+/// What the client machine refuses to send of a stored body. A body that is not what was taken in is
+/// damaged; anything else is a bug of ours, and no reason to give a message up.
+fn unsendable(why: SendError) -> LoadFailed {
+    match why {
+        SendError::OverChunk | SendError::BareNewline => LoadFailed::Damaged(why.to_string()),
+        SendError::NotYet
+        | SendError::BurstFull
+        | SendError::WrongState
+        | SendError::NotOffered(_)
+        | SendError::BadArgument
+        | SendError::NoRecipient
+        | SendError::Closed => LoadFailed::Io(why.to_string()),
     }
 }

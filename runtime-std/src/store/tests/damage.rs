@@ -237,3 +237,29 @@ fn a_body_that_looks_like_a_record_is_never_taken_for_one() {
     });
     assert_eq!(Rig::on(disk, &rig.sizes).live(), [2, 3]);
 }
+
+#[test]
+fn a_message_that_the_engine_gives_up_for_damage_goes_to_the_quarantine() {
+    let mut rig = Rig::new();
+    rig.write(1, 10);
+    rig.write_spooled(2, 40_000).unwrap();
+    rig.write(3, 10);
+    rig.settle();
+    let id = MessageId::from_u64(2);
+    let body = rig::queue().join("spool").join(id.to_string());
+    rig.disk.damage(&body, |bytes| bytes[20_000] ^= 1);
+    let place = rig.ledger.book(|book| book.live[&id]);
+    rig.store
+        .quarantine(id, place, "block 1 fails its checksum");
+    rig.ledger.book(|book| book.live.remove(&id));
+    rig.settle();
+    assert_eq!(rig.store.status().quarantined, 1);
+    let kept = rig::queue().join("quarantine");
+    let record = kept.join(format!("{:08x}-{:08x}", place.segment, place.offset));
+    let files = rig.disk.files();
+    assert!(files.contains(&record) && files.contains(&record.with_extension("json")));
+    assert!(files.contains(&kept.join(format!("{id}.body"))) && !files.contains(&body));
+    // It is not in the queue of the next start, nor is anything else missing.
+    let again = rig.kill();
+    assert_eq!((again.live(), again.quarantined), (vec![1, 3], 1));
+}
