@@ -40,7 +40,8 @@ use relay_core::admin::{AdminRequest, AdminResponse, Origin, http};
 use relay_core::dns::{DnsFailure, Resolver};
 use relay_core::engine::{Answer, Capacity, Engine, Input, Next, Output, Resources, Start};
 use relay_core::errand::{Errand, Runner};
-use relay_core::id::{AdminId, DeliveryId, SessionId};
+use relay_core::events::DeliveryEvent;
+use relay_core::id::{AdminId, DeliveryId, MessageId, SessionId};
 use relay_core::inbound::direct::{Draft, Handover};
 use relay_core::inbound::{self, Session};
 use relay_core::outbound::{self, Delivery, Loaded as LoadedMessage};
@@ -54,7 +55,7 @@ use crate::listen;
 use crate::load::{self, Loaded};
 use crate::resources;
 use crate::slot::Slot;
-use crate::store::{self, SegmentStore, StdDisk};
+use crate::store::{self, SegmentStore, StdDisk, quarantine};
 use crate::tokens::Tokens;
 
 /// The engine, who waits for it, and what carries out what it wants.
@@ -101,8 +102,8 @@ impl fmt::Debug for Hub {
 
 impl Hub {
     /// Opens the journal and the store, starts it, and begins to hand what an earlier run left to a new
-    /// engine. A small queue is there when this returns; a large one is read while mail is accepted, and
-    /// its deliveries begin when all of it was read.
+    /// engine. A small queue is there when this returns; a large one is read while mail is accepted and
+    /// delivered, its own included.
     ///
     /// # Errors
     /// [`StartError`] names what could not be opened.
@@ -425,11 +426,18 @@ impl Hub {
         match request {
             http::Request::Engine(request) => http::Answer::Engine(self.admin(request).wait()),
             http::Request::Trace(id) => {
-                http::Answer::Trace(self.journal.trace(id).map_err(|error| error.to_string()))
+                http::Answer::Trace(self.trace(id).map_err(|error| error.to_string()))
             }
             http::Request::Reload => http::Answer::Reloaded(self.reload()),
             http::Request::Flush => http::Answer::Flushed,
         }
+    }
+
+    /// The story of a message: what the journal has of it, and its end if it was found damaged.
+    fn trace(&self, id: MessageId) -> io::Result<Vec<DeliveryEvent>> {
+        let mut story = self.journal.trace(id)?;
+        story.extend(quarantine::story(&self.loaded().config.data_dir, id)?);
+        Ok(story)
     }
 
     /// Hands in the `Timeout` that the engine waits for, with what the store says of itself.

@@ -307,7 +307,9 @@ fn human_line(event: &DeliveryEvent, colour: Colour) -> String {
             | EventKind::Preflight { .. },
             _,
         ) => "\x1b[33m",
-        (EventKind::Bounced(_) | EventKind::Expired(_), _) => "\x1b[31m",
+        (EventKind::Bounced(_) | EventKind::Expired(_) | EventKind::Quarantined { .. }, _) => {
+            "\x1b[31m"
+        }
     };
     format!("\x1b[2m{time}\x1b[0m {paint}{event}\x1b[0m\n")
 }

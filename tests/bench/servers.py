@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -28,10 +29,11 @@ class Unix(http.client.HTTPConnection):
 class Ours:
     """The relay under test, with its data where it is told."""
 
-    def __init__(self, binary, folder, sink_port):
+    def __init__(self, binary, folder, sink_port, name="relay"):
         route = f'\n[[route]]\ndomain = "*"\nhosts = ["127.0.0.1:{sink_port}"]\ntls = "none"\n'
-        self.relay = Relay(binary, folder, "relay", extra=route, config={"delivery": {"retry": "1s*"}})
+        self.relay = Relay(binary, folder, name, extra=route, config={"delivery": {"retry": "1s*"}})
         self.plain_port = self.relay.plain_port
+        self.aside = []
 
     def start(self, mount):
         self.relay.data = mount / "data"
@@ -69,6 +71,8 @@ class Postfix:
     def __init__(self, folder, sink_port):
         self.folder, self.sink_port, self.plain_port = folder, sink_port, free_port()
         self.etc, self.home = folder.make("etc"), None
+        # The names of the messages that are in its folder of damaged files.
+        self.aside = []
         for part in ("log", "data"):
             folder.make(part)
         shutil.chown(folder / "data", "postfix")
@@ -127,7 +131,7 @@ maillog_file_prefixes = /
             except OSError:
                 return False
 
-        wait_for("Postfix greets", greets, 30)
+        wait_for("Postfix greets", greets, 120)
 
     def command(self, what):
         return subprocess.run(
@@ -136,10 +140,14 @@ maillog_file_prefixes = /
 
     def kill(self):
         """kill -9 of all of it, by the process ids of its session."""
-        # Postfix makes the file before it fails, too.
+        # Postfix makes the file before it fails, too; and after a power cut it is the one of the run before.
         found = self.home / "pid/master.pid"
         master = int((found.read_text() if found.exists() else "") or 0)
-        if not master or not pathlib.Path(f"/proc/{master}").exists():
+        try:
+            ours = master and os.readlink(f"/proc/{master}/cwd") == str(self.home)
+        except FileNotFoundError:
+            ours = False
+        if not ours:
             return
         children = pathlib.Path(f"/proc/{master}/task/{master}/children").read_text().split()
         for pid in [str(master), *children]:
@@ -167,4 +175,8 @@ maillog_file_prefixes = /
 
         wait_for("the queue is empty", empty, timeout, 0.2)
         corrupt = self.home / "corrupt"
-        return len(list(corrupt.iterdir())) if corrupt.is_dir() else 0
+        aside = [file.read_bytes() for file in corrupt.iterdir()] if corrupt.is_dir() else []
+        found = [re.search(rb"X-Ledger: ([0-9.]+)", octets) for octets in aside]
+        # Of those whose header is not there, nobody can say which they are.
+        self.aside = [name[1].decode() for name in found if name]
+        return len(aside)

@@ -5,6 +5,7 @@ digest, and turns away some recipients at first: 451 the first time that it sees
 """
 
 import asyncio
+import collections
 import hashlib
 import multiprocessing
 import re
@@ -93,7 +94,7 @@ class Book:
 
     def __init__(self, defer_percent, refused):
         self.defer_percent, self.refused = defer_percent, refused
-        self.turned_away = set()
+        self.turned_away = collections.Counter()
         self.taken = {}
         self.again = []
         self.cuts = {}
@@ -103,10 +104,11 @@ class Book:
 
     def turns_away(self, rcpt):
         if self.refused and rcpt.endswith(self.refused):
+            self.turned_away[rcpt] += 1
             return True
         if zlib.crc32(rcpt) % 100 >= self.defer_percent or rcpt in self.turned_away:
             return False
-        self.turned_away.add(rcpt)
+        self.turned_away[rcpt] += 1
         return True
 
     def enter(self, message, rcpts):
@@ -182,6 +184,11 @@ def serve(port, manners, pipe):
         if what == "forget":
             book.__init__(*manners)
             pipe.send("forgotten")
+        elif what == "accept":
+            book.refused = b""
+            pipe.send("accepting")
+        elif what == "turned away":
+            pipe.send(book.turned_away)
         elif what == "taken":
             pipe.send((book.taken, book.again, book.in_flight, book.damaged, book.strange))
 

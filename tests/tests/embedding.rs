@@ -43,6 +43,7 @@ fn story(events: &Events, id: MessageId, end: &str) -> Vec<&'static str> {
             EventKind::Expired(_) => "expired",
             EventKind::Changed { .. } => "changed",
             EventKind::NotReported { .. } => "not-reported",
+            EventKind::Quarantined { .. } => "quarantined",
         };
         story.push(name);
         if name == end {

@@ -1,6 +1,7 @@
 //! A message enters the queue, new or recovered: its entry, and a job for each destination domain.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use smtp_proto::{Host, Mailbox};
 
@@ -18,10 +19,10 @@ use crate::queue::store::{Place, Recovered};
 use crate::queue::tick::Tick;
 use crate::time::UnixTime;
 
-/// After a restart, jobs that are due come up over at most this time.
-const SPREAD_MAX_MILLIS: u64 = 60_000;
-/// They come up at about this rate, if that is sooner.
+/// After a restart, jobs that are due come up one after the other, so far apart.
 const SPREAD_MILLIS: u64 = 10;
+/// Those that would wait longer than this come up at any time before.
+const SPREAD_MAX_MILLIS: u64 = 60_000;
 
 /// What is gathered while the store hands over its messages.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ pub(super) struct Recovering {
     latest: UnixTime,
     /// The highest id so far. All that this run accepts have higher ones.
     last: Option<MessageId>,
+    /// How many jobs were due when they came.
+    due: u64,
 }
 
 /// What one job of a message starts with.
@@ -170,8 +173,9 @@ impl Engine {
         }
     }
 
-    /// Takes over a message that the store held when it was opened. It rests until all are here: only then
-    /// is known when the run before ended, and so how old each is.
+    /// Takes over a message that the store held when it was opened. All that was noted of it comes with
+    /// it, so its jobs wait from now on, for what is left of their waits; what is due comes up spread over
+    /// a while. Its age is a guess until all are here: see [`Self::set_age`].
     pub(super) fn recovered(&mut self, recovered: Recovered) {
         let Recovered {
             message,
@@ -201,9 +205,11 @@ impl Engine {
         }
         let now = self.clock.tick();
         let settled = state.settled.len() as u64;
-        self.enter_in_state(&message, place, now, &state, JobState::Parked);
+        let message = self.enter_in_state(&message, place, now, &state, JobState::Parked);
         self.counters.recovered += u64::from(total) - settled;
         self.counters.queued += u64::from(total) - settled;
+        self.set_age(message);
+        self.let_wait(message);
     }
 
     fn see_alive(&mut self, at: UnixTime) {
@@ -215,45 +221,54 @@ impl Engine {
         }
     }
 
-    /// All messages are here: their ages begin to count, and their jobs to wait. What is due comes
-    /// up spread over a while.
-    pub(super) fn finish_recovery(&mut self) {
-        let Some(Recovering {
-            latest,
-            last: Some(last),
-        }) = self.recovering.take()
-        else {
+    /// How old a message is hangs on when the run before ended, of which the messages so far are the
+    /// signs. Each one more can only make it older ([`recover::age`]): none expires on a guess.
+    fn set_age(&mut self, message: u32) {
+        let Some(Recovering { latest, .. }) = self.recovering else {
             return;
         };
-        let tick = self.clock.tick();
         let now = self.clock.now().unix;
-        let expire = self.config.delivery.expire;
-        let mut due = Vec::new();
-        for message in self.table.up_to(last).collect::<Vec<_>>() {
-            let entry = &mut self.table.messages[message];
-            let accepted = UnixTime::from_secs(u64::from(entry.accepted));
-            let age = recover::age(accepted, latest, now, expire);
-            entry.birth = tick.before(age).after(accepted.since(now));
-            if entry.held {
+        let entry = &mut self.table.messages[message];
+        let accepted = UnixTime::from_secs(u64::from(entry.accepted));
+        let age = recover::age(accepted, latest, now, self.config.delivery.expire);
+        entry.birth = self.clock.tick().before(age).after(accepted.since(now));
+    }
+
+    /// The jobs of a message that was recovered begin to wait, unless they are held.
+    fn let_wait(&mut self, message: u32) {
+        if self.table.messages[message].held {
+            return;
+        }
+        let now = self.clock.tick();
+        for job in self.table.jobs_of(message) {
+            let entry = &self.table.jobs[job];
+            let mut at = entry.due;
+            if entry.marks.held() {
                 continue;
             }
-            for job in self.table.jobs_of(message) {
-                // An administrator may have sent one on its way.
-                if self.table.jobs[job].state != JobState::Parked {
-                    continue;
-                }
-                match self.table.jobs[job].due {
-                    _ if self.table.jobs[job].marks.held() => {}
-                    at if at <= tick => due.push(job),
-                    at => self.table.wait(job, at),
-                }
+            if at <= now
+                && let Some(recovering) = &mut self.recovering
+            {
+                let turn = recovering.due * SPREAD_MILLIS;
+                recovering.due += 1;
+                let wait = if turn < SPREAD_MAX_MILLIS {
+                    turn + self.rng.below(SPREAD_MILLIS)
+                } else {
+                    self.rng.below(SPREAD_MAX_MILLIS)
+                };
+                at = now.after(Duration::from_millis(wait));
             }
+            self.table.wait(job, at);
         }
-        let spread = (due.len() as u64 * SPREAD_MILLIS).min(SPREAD_MAX_MILLIS);
-        for job in due {
-            let wait = std::time::Duration::from_millis(self.rng.below(spread));
-            self.table.wait(job, tick.after(wait));
+    }
+
+    /// All messages are here, and so is the last sign of the run before: their ages are right from now on.
+    pub(super) fn finish_recovery(&mut self) {
+        let last = self.recovering.as_ref().and_then(|all| all.last);
+        for message in last.map_or_else(Vec::new, |last| self.table.up_to(last).collect()) {
+            self.set_age(message);
         }
+        self.recovering = None;
     }
 
     /// Whether a message is live at this place: written and not discarded, or being written.

@@ -38,7 +38,7 @@ pub enum Input {
     /// A message that the store held when it was opened. Others may come meanwhile, once the store said
     /// of itself which ids were used.
     Recovered(Box<Recovered>),
-    /// All that the store held was given: its deliveries begin.
+    /// All that the store held was given.
     AllRecovered,
     /// What became of an [`Output::Report`].
     ReportWritten {

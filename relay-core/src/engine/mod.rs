@@ -115,8 +115,8 @@ pub struct Engine {
 
 impl Engine {
     /// An engine with an empty queue. First hand in what the store says of itself, so that no id is given
-    /// twice; then each of its messages as [`Input::Recovered`], beside all else that happens; then
-    /// [`Input::AllRecovered`], from when on what was recovered is delivered.
+    /// twice; then each of its messages as [`Input::Recovered`], beside all else that happens, its delivery
+    /// included; then [`Input::AllRecovered`], from when on their ages are right.
     #[must_use]
     pub fn new(config: Arc<Config>, now: Now, mut rng: Rng) -> Self {
         let clock = Clock::new(now);

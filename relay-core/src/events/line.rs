@@ -66,6 +66,10 @@ impl fmt::Display for DeliveryEvent {
                 Ok(())
             }
             EventKind::NotReported { why } => write!(f, "not-reported: {why}"),
+            EventKind::Quarantined { why, name } => write!(
+                f,
+                "quarantined: it is damaged and will not be delivered: {why}; see `queue quarantine show {name}`"
+            ),
         }
     }
 }
@@ -267,6 +271,10 @@ mod tests {
             },
             EventKind::NotReported {
                 why: "null sender".into(),
+            },
+            EventKind::Quarantined {
+                why: "its checksum is wrong".into(),
+                name: "00000000-00001000".into(),
             },
             EventKind::Preflight {
                 findings: vec![crate::inbound::preflight::Finding {

@@ -83,6 +83,14 @@ pub enum EventKind {
         /// Why: `null sender`, `NOTIFY=NEVER`, …
         why: String,
     },
+    /// Its record in the queue was damaged, and is kept aside for people to look at: it will not be
+    /// delivered, and who sent it cannot be known for sure.
+    Quarantined {
+        /// What is wrong with it.
+        why: String,
+        /// Its name in the quarantine.
+        name: String,
+    },
 }
 
 /// One attempt, for the recipients that had the same outcome.
@@ -126,7 +134,8 @@ pub fn name_recipients(story: &mut [DeliveryEvent]) {
         | EventKind::Bounced(_)
         | EventKind::Expired(_)
         | EventKind::Changed { .. }
-        | EventKind::NotReported { .. } => None,
+        | EventKind::NotReported { .. }
+        | EventKind::Quarantined { .. } => None,
     });
     let accepted = accepted.unwrap_or_default();
     for event in story {
@@ -138,7 +147,8 @@ pub fn name_recipients(story: &mut [DeliveryEvent]) {
             EventKind::Changed { recipients, .. } => recipients,
             EventKind::Accepted { .. }
             | EventKind::Preflight { .. }
-            | EventKind::NotReported { .. } => continue,
+            | EventKind::NotReported { .. }
+            | EventKind::Quarantined { .. } => continue,
         };
         for recipient in recipients {
             let index = recipient

@@ -380,12 +380,12 @@ fn run(runtime: &dyn Runtime, command: Command, out: &mut dyn Write) -> Result<(
         Command::Domain(command) => domain_command::run(command, out),
         Command::Queue(command) => run_queue(command, out),
         Command::Trace { id, place, output } => {
-            let (data_dir, format) = (place.data_dir()?, output.format());
+            let format = output.format();
             let id = match id.contains('@') {
-                true => return_path::message_of(&data_dir, &id, format, out)?,
+                true => return_path::message_of(&place.data_dir()?, &id, format, out)?,
                 false => id,
             };
-            queue::trace(&place.client()?, &data_dir, &id, format, out)
+            queue::trace(&place.client()?, &id, format, out)
         }
         Command::Report(args) => report::run(args, out),
         Command::Reload { place, output } => queue::reload(&place.client()?, output.format(), out),

@@ -2,7 +2,6 @@
 //! works beside a running relay and without one.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use clap::Subcommand;
 use relay_core::queue::record::Header;
@@ -75,16 +74,6 @@ pub(super) fn run(command: QuarantineCommand, out: &mut dyn Write) -> Result<(),
             Ok(())
         }
     }
-}
-
-/// What is known of a message that is no longer in the queue, if it is because of damage.
-pub(super) fn tells_of(data_dir: &Path, id: &str) -> Option<String> {
-    let found = quarantine::list(data_dir).ok()?;
-    let one = found.iter().find(|one| one.id.as_deref() == Some(id))?;
-    Some(format!(
-        "It is damaged and in the quarantine, and will not be delivered: {}. See `queue quarantine show {id}`",
-        one.why
-    ))
 }
 
 fn line(one: &Quarantined) -> String {

@@ -1,16 +1,15 @@
 //! `queue`, `trace`, `status`, `reload`: what is asked of a running relay, shown as tables or JSON.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use relay_core::admin::{Action, QueueEntry, Selector, Status};
 use relay_core::events::DeliveryEvent;
 use serde_json::Value;
 
+use super::Failure;
 use super::client::{Client, ClientError};
 use super::credential::Format;
-use super::{Failure, quarantine};
 
 /// `queue list`.
 pub(super) fn list(
@@ -126,7 +125,6 @@ fn nothing_done(client: &Client, id: &str) -> String {
 /// `trace`.
 pub(super) fn trace(
     client: &Client,
-    data_dir: &Path,
     id: &str,
     format: Format,
     out: &mut dyn Write,
@@ -141,10 +139,7 @@ pub(super) fn trace(
             }
             match client.get::<QueueEntry>(&format!("/api/v1/queue/{}", percent_encoded(id))) {
                 Ok(entry) => writeln!(out, "{}", queue_table(&[entry]))?,
-                Err(ClientError::Refused(404, _)) => match quarantine::tells_of(data_dir, id) {
-                    Some(damage) => writeln!(out, "{damage}")?,
-                    None => writeln!(out, "No longer in the queue.")?,
-                },
+                Err(ClientError::Refused(404, _)) => writeln!(out, "No longer in the queue.")?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -169,7 +164,7 @@ pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Re
     if let Some(recovering) = &status.store.recovering {
         writeln!(
             out,
-            "It reads the queue of the run before: {} of {} messages; their deliveries begin after that",
+            "It reads the queue of the run before: {} of {} messages",
             recovering.done, recovering.total
         )?;
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use relay_core::config::{ConfigError, Draft, FileWanted, Place, Secret};
 
-use super::{LoadError, Purpose, system_rng};
+use super::{LoadError, Purpose, is_absent, system_rng};
 
 /// The largest file that is read whole.
 const FILE_MAX: u64 = 16 << 20;
@@ -46,6 +46,18 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         )));
     }
     fs::read(path)
+}
+
+/// The bytes of a file that a start makes if it is not there; then none.
+///
+/// # Errors
+/// It is there, and cannot be read now. Another in its place would be unknown to those who know this one.
+pub(super) fn read_made(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(why) if is_absent(&why) => Ok(None),
+        Err(why) => Err(place_of(path).error(unreadable(&why), "").into()),
+    }
 }
 
 /// The bytes of a file that the configuration names.
@@ -193,7 +205,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Resu
 /// The key of decoys: made at the first start, so that unknown users look the same after a restart.
 pub(super) fn decoy_key(data_dir: &Path, purpose: Purpose) -> Result<Option<[u8; 32]>, LoadError> {
     let path: PathBuf = data_dir.join(DECOY_KEY);
-    if let Some(key) = fs::read(&path).ok().and_then(|bytes| bytes.try_into().ok()) {
+    if let Some(key) = read_made(&path)?.and_then(|bytes| bytes.try_into().ok()) {
         return Ok(Some(key));
     }
     if purpose == Purpose::Check {

@@ -276,6 +276,23 @@ fn a_self_signed_certificate_that_is_broken_is_made_anew() {
     );
 }
 
+/// A disk that fails for a moment must not cost what others know of us.
+#[test]
+fn what_cannot_be_read_is_not_made_anew() {
+    for name in ["self-signed-cert.pem", "self-signed-key.pem", "decoy-key"] {
+        let directory = Directory::new();
+        load(&directory.embedded(), Purpose::Start).unwrap();
+        let path = directory.data_dir().join(name);
+        std::fs::remove_file(&path).unwrap();
+        // It is there, and reading it fails.
+        std::os::unix::fs::symlink(name, &path).unwrap();
+        let lines = errors(&directory, &directory.embedded());
+        assert!(lines[0].contains(name), "{lines:?}");
+        assert!(lines[0].contains("cannot be read"), "{lines:?}");
+        assert!(path.is_symlink(), "{name}");
+    }
+}
+
 #[test]
 fn a_password_file_holds_one_line() {
     let directory = Directory::new();

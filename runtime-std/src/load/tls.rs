@@ -1,6 +1,5 @@
 //! Certificates and keys: the configured ones, and the self-signed one that stands in for them.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use smtp_proto::Domain;
 
 use super::LoadError;
-use super::files::{place_of, problem, read_wanted, warn_if_readable, write_atomically};
+use super::files::{place_of, problem, read_made, read_wanted, warn_if_readable, write_atomically};
 
 const CERTIFICATE: &str = "self-signed-cert.pem";
 const KEY: &str = "self-signed-key.pem";
@@ -130,12 +129,8 @@ pub(super) fn self_signed(
     warnings: &mut Vec<String>,
 ) -> Result<Arc<ServerTls>, LoadError> {
     let (certificate_path, key_path) = (data_dir.join(CERTIFICATE), data_dir.join(KEY));
-    if certificate_path.exists() && key_path.exists() {
-        let read = |path: &Path| fs::read(path).map_err(|error| error.to_string());
-        let stored = read(&certificate_path)
-            .and_then(|certificate| Ok((certificate, read(&key_path)?)))
-            .and_then(|(certificate, key)| server_of(&certificate, &key));
-        match stored {
+    if let (Some(certificate), Some(key)) = (read_made(&certificate_path)?, read_made(&key_path)?) {
+        match server_of(&certificate, &key) {
             Ok(tls) => return Ok(tls),
             Err(why) => warnings.push(format!(
                 "{}: a new self-signed certificate was made, since the old one cannot be used: {why}",

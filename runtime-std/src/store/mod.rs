@@ -228,7 +228,7 @@ impl Store for SegmentStore {
     fn close(&self) {
         self.shared.set_closing(Closing::Asked);
         if lock(&self.writer).is_none() {
-            self.shared.end();
+            self.shared.end(None);
             return;
         }
         let waiting = lock(&self.shared.waiting);

@@ -7,13 +7,16 @@
 //!    ID.body                  the large body of a message that was in them
 //! ```
 //!
-//! Nothing here is read again by the relay, but for [`list`].
+//! Nothing here is read again by the relay, but for [`list`] and [`story`].
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
+use relay_core::events::{DeliveryEvent, EventKind};
 use relay_core::id::MessageId;
 use relay_core::queue::record::{HEADER_LEN, Header, Note};
+use relay_core::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{self, Disk, DiskFile};
@@ -60,6 +63,28 @@ pub fn list(data_dir: &Path) -> io::Result<Vec<Quarantined>> {
     }
     found.sort_by_key(|one| (one.segment, one.offset));
     Ok(found)
+}
+
+/// What the quarantine holds of a message, as the end of its story.
+///
+/// # Errors
+/// What the system says.
+pub fn story(data_dir: &Path, id: MessageId) -> io::Result<Vec<DeliveryEvent>> {
+    let mut found = list(data_dir)?;
+    let name = id.to_string();
+    found.retain(|one| one.id.as_ref() == Some(&name));
+    let event = |one: Quarantined| {
+        let put = std::fs::metadata(path(data_dir, &one).with_extension("json"))?.modified()?;
+        let since = put.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (why, name) = (one.why, one.name);
+        let kind = EventKind::Quarantined { why, name };
+        Ok(DeliveryEvent::new(
+            UnixTime::from_secs(since.as_secs()),
+            id,
+            kind,
+        ))
+    };
+    found.into_iter().map(event).collect()
 }
 
 /// The file with the octets of one.

@@ -221,6 +221,19 @@ impl Log {
         }
     }
 
+    /// Writes the progress log anew if it is broken, to the end: nobody waits for the store any more.
+    pub(super) fn mend_notes(&mut self, sink: &dyn StoreSink) {
+        if !self.recovered || !self.progress.is_broken() {
+            return;
+        }
+        if self.rewrite.is_none() {
+            self.start_rewrite();
+        }
+        while let Some(rewrite) = self.rewrite.take() {
+            self.step_rewrite(rewrite, sink);
+        }
+    }
+
     fn step_rewrite(&mut self, mut rewrite: Rewrite, sink: &dyn StoreSink) -> bool {
         rewrite.next = match rewrite.next {
             Part::Voids(from) => self.write_voids(&mut rewrite.log, from),

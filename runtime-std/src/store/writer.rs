@@ -155,7 +155,7 @@ impl Shared {
             }
             next = self.step(sink, tick);
             if closing >= Closing::Asked && lock(&self.log).is_some() {
-                self.end();
+                self.end(Some(sink));
             }
             if closing == Closing::Dropped {
                 return;
@@ -279,8 +279,9 @@ impl Shared {
         }
     }
 
-    /// Makes everything durable and closes the files.
-    pub(super) fn end(&self) {
+    /// Makes everything durable and closes the files. With nobody to ask for what was noted, a progress log
+    /// that is broken stays so.
+    pub(super) fn end(&self, sink: Option<&dyn StoreSink>) {
         let log = lock(&self.log).take();
         if let Some(mut log) = log {
             // What a delivery told while the last step ran.
@@ -292,6 +293,9 @@ impl Shared {
             if log.panicked.is_none() {
                 log.apply(discarded);
                 log.apply_damaged(damaged);
+                if let Some(sink) = sink {
+                    log.mend_notes(sink);
+                }
                 log.finish();
             }
             self.progress.close();

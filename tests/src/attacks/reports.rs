@@ -162,6 +162,7 @@ fn null_sender(runtime: Runtime) -> Result<String, Trouble> {
         EventKind::NotReported { why } => Some(why.clone()),
         EventKind::Accepted { .. }
         | EventKind::Preflight { .. }
+        | EventKind::Quarantined { .. }
         | EventKind::Delivered(_)
         | EventKind::Deferred { .. }
         | EventKind::Bounced(_)

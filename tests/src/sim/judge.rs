@@ -56,7 +56,9 @@ impl Book {
                 None => {}
             },
             EventKind::Changed { .. } => self.touched(Some(&event.id)),
-            EventKind::NotReported { .. } | EventKind::Preflight { .. } => {}
+            EventKind::NotReported { .. }
+            | EventKind::Preflight { .. }
+            | EventKind::Quarantined { .. } => {}
         }
     }
 

@@ -115,7 +115,7 @@ impl World {
                 ));
             }
             EventKind::Changed { change, .. } => self.tell(format_args!("{id} {change}")),
-            EventKind::Preflight { .. } => {}
+            EventKind::Preflight { .. } | EventKind::Quarantined { .. } => {}
             EventKind::NotReported { why } => self.tell(format_args!("{id} not reported: {why}")),
         }
     }

@@ -45,6 +45,48 @@ fn a_restart_goes_on_where_it_was() {
 }
 
 #[test]
+fn what_was_read_is_delivered_while_more_is_read() {
+    let mut world = World::new(config());
+    let old = world.submit(&["a@one.example", "b@two.example"]);
+    let running = world.running();
+    world.finish(running[0], &delivered());
+    world.finish(running[1], &deferred());
+    world.submit(&["c@three.example"]);
+    world.crash_and_read(true, 0, 7);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.finish_all(&delivered()), 1, "what was never tried");
+    world.pass(2 * MINUTE);
+    let job = world.job(world.only());
+    assert_eq!((job.id, job.attempts, job.recipients.len()), (old, 1, 1));
+    world.finish_all(&delivered());
+    world.input(Input::AllRecovered);
+    assert!(world.disk.is_empty());
+    assert_eq!(world.status().queued, 0);
+}
+
+/// The last sign of life of the run before comes last: until then the first message is younger than it is.
+#[test]
+fn the_last_message_that_is_read_says_how_old_the_first_is() {
+    let mut world = World::new(config());
+    let id = world.submit(&["a@one.example"]);
+    world.admin(AdminRequest::Act(Action::Hold, Selector::default()));
+    let expire = config().delivery.expire;
+    world.pass(expire - 3 * HOUR);
+    world.admin(AdminRequest::Act(Action::Release, Selector::default()));
+    world.pass(Duration::from_secs(1));
+    world.finish_all(&deferred());
+    world.crash_and_read(true, 0, 7);
+    world.input(Input::AllRecovered);
+    let mut left = Duration::ZERO;
+    while !world.story(id).contains(&"expired") && left < 2 * expire {
+        world.pass(Duration::from_secs(600));
+        world.finish_all(&deferred());
+        left += Duration::from_secs(600);
+    }
+    assert!(left <= 4 * HOUR, "{left:?}");
+}
+
+#[test]
 fn a_message_whose_discard_was_lost_is_discarded_again() {
     let mut world = World::new(config());
     let id = world.submit(&["a@one.example"]);

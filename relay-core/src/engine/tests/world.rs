@@ -588,6 +588,13 @@ impl World {
     /// The process dies. Writes without a receipt happened or did not, as `written` says; of each
     /// message the last `lost` notes did not reach the disk.
     pub(super) fn crash(&mut self, written: bool, lost: usize, seed: u64) {
+        self.crash_and_read(written, lost, seed);
+        self.input(Input::AllRecovered);
+        self.input(Input::Timeout);
+    }
+
+    /// The same, and the store may hold more than was read so far.
+    pub(super) fn crash_and_read(&mut self, written: bool, lost: usize, seed: u64) {
         let writes = std::mem::take(&mut self.writes);
         for (_, StoreMessage { message, body }) in writes {
             if written {
@@ -628,8 +635,6 @@ impl World {
             };
             self.input(Input::Recovered(Box::new(recovered)));
         }
-        self.input(Input::AllRecovered);
-        self.input(Input::Timeout);
         self.connect(APP, "192.0.2.1");
     }
 
@@ -652,6 +657,7 @@ impl World {
             },
             EventKind::Preflight { .. } => "preflight",
             EventKind::NotReported { .. } => "not reported",
+            EventKind::Quarantined { .. } => "quarantined",
         })
         .collect()
     }

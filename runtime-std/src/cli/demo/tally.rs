@@ -67,7 +67,8 @@ impl EventSink for Tally {
             }
             EventKind::Changed { .. }
             | EventKind::NotReported { .. }
-            | EventKind::Preflight { .. } => {}
+            | EventKind::Preflight { .. }
+            | EventKind::Quarantined { .. } => {}
         }
     }
 }
