@@ -70,14 +70,16 @@ def collect(path):
     return f"https://collect.signed:PORT{path}"
 
 
-def cases(tlsa):
+def cases(good, other):
+    """`good` is the TLSA record of the host DANE, `other` of another one."""
     return [
         Case("good", GOOD, "enforce", kind="sts", ruas=("mailto:tls@reports.signed", collect("/one"), collect("/two?x=y"))),
         Case("bad", BAD, "enforce", kind="sts", result="certificate-host-mismatch", own=True),
         Case("testing", BAD, "testing", kind="sts", result="certificate-host-mismatch", ruas=(collect("/testing"),)),
         Case("clear", CLEAR, "enforce", kind="sts", result="starttls-not-supported", ruas=(collect("/clear"),)),
-        Case("stray", PLAIN, "enforce", mx="mx.elsewhere.signed", kind="sts", result="validation-failure", ruas=(collect("/stray"),)),
-        Case("dane", DANE, kind="tlsa", result="validation-failure", own=True, tlsa=tlsa),
+        Case("stray", PLAIN, "enforce", mx="mx.elsewhere.signed", kind="sts", result="validation-failure", own=True),
+        Case("dane", DANE, kind="tlsa", result="validation-failure", own=True, tlsa=other),
+        Case("both", DANE, "enforce", mx="mx.elsewhere.signed", kind="tlsa", ruas=(collect("/both"),), tlsa=good),
         Case("flaky", PLAIN, ruas=(collect("/flaky"),)),
         Case("broken", PLAIN, ruas=(collect("/broken"),)),
         Case("quiet", PLAIN),
@@ -138,7 +140,8 @@ class Setting:
             return pair, context
 
         (other, _), bad = shows("bad", ["mx.other.signed"])
-        self.cases = cases(signed.tlsa(other, 3, 1, 1))
+        (dane, _), dane_context = shows("dane", ["mx.dane.signed"])
+        self.cases = cases(signed.tlsa(dane, 3, 1, 1), signed.tlsa(other, 3, 1, 1))
         lines = [line for case in self.cases for line in case.zone(self.port, web_port)]
         lines += [f"collect A {COLLECT}", "reports MX 10 mx.reports", f"mx.reports A {POSTFIX}"]
         self.dns = signed.Signed(folder, lines, [])
@@ -149,7 +152,7 @@ class Setting:
             GOOD: Receiver(GOOD, self.port, tls=shows("good", ["mx.good.signed"])[1]),
             BAD: Receiver(BAD, self.port, tls=bad),
             CLEAR: Receiver(CLEAR, self.port),
-            DANE: Receiver(DANE, self.port, tls=shows("dane", ["mx.dane.signed"])[1]),
+            DANE: Receiver(DANE, self.port, tls=dane_context),
             PLAIN: Receiver(PLAIN, self.port, tls=shows("plain", ["mx.stray.signed"])[1]),
         }
         self.public = {selector: make_key(self.home, selector) for selector in KEYS}
@@ -257,7 +260,7 @@ def are_sent(setting):
     for case in setting.cases:
         if any(rua.startswith("mailto:") for rua in case.ruas):
             setting.mails[case.domain] = setting.mail_about(case)
-    check(sorted(path for path, _, _ in setting.web.posts) == ["/broken", "/clear", "/flaky", "/one", "/stray", "/testing", "/two?x=y"],
+    check(sorted(path for path, _, _ in setting.web.posts) == ["/both", "/broken", "/clear", "/flaky", "/one", "/testing", "/two?x=y"],
           [path for path, _, _ in setting.web.posts])
 
 
@@ -409,7 +412,7 @@ def tell_what_was_met(setting):
         check(detail.get("failure-reason-code"), detail)
         if case.name != "stray":
             check(detail["receiving-ip"] == case.host and detail["sending-mta-ip"].startswith("127."), detail)
-        if case.mode:
+        if case.kind == "sts":
             check(policy["policy"]["mx-host"] == [case.mx], policy)
             check(policy["policy"]["policy-string"] == case.policy().splitlines(), policy)
         if case.tlsa:

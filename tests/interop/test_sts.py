@@ -156,6 +156,7 @@ def run(world, report):
         report.case("sts: status knows the policies", status_knows, setting)
         report.case("sts: what is kept rules without the host, after a kill", kept, setting)
         report.case("sts: what failed is not delivered", nothing_leaked, setting)
+        report.case("sts: `TLS-Required: No` goes where no policy lets go", by_no_policy, setting)
         setting.relay.stop()
     finally:
         if setting.relay.child.running():
@@ -208,3 +209,16 @@ def nothing_leaked(setting):
             for mark in ("", "-again"):
                 marker = f"X-Case: =={case.name}{mark}==".encode()
                 check(not setting.postfix.find(marker) and not setting.sink.find(marker), case.name, "leaked")
+
+
+def by_no_policy(setting):
+    """RFC 8689 §4.2.2; the messages before this one still wait for the same hosts."""
+    for case in CASES:
+        if not case.rule:
+            continue
+        with smtplib.SMTP("127.0.0.1", setting.relay.plain_port, local_hostname="client.test", timeout=60) as client:
+            marker = f"X-Case: =={case.name}-any=="
+            body = f"From: a@sender.test\r\nTLS-Required: No\r\n{marker}\r\n\r\nx\r\n"
+            client.sendmail("a@sender.test", f"b@{case.name}.test", body)
+        host = setting.sink if case.address == CLEAR else setting.postfix
+        wait_for(f"{case.name} gets it", lambda: host.find(marker.encode()), 20)

@@ -128,7 +128,7 @@ impl Engine {
         self.changed(message, "retried");
         let now = self.clock.tick();
         for &job in jobs {
-            if let Some(no) = self.domains.last_lane(self.table.jobs[job].domain)
+            if let Some(no) = self.lane_of(job)
                 && let Some(lane) = self.lanes.get_mut(no)
             {
                 lane.end_backoff(now);

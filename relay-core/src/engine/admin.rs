@@ -103,10 +103,7 @@ impl Engine {
                 JobState::Delivering => (0, 0),
                 JobState::Gone => continue,
             };
-            let lane = self
-                .domains
-                .last_lane(job.domain)
-                .and_then(|no| self.lanes.get(no));
+            let lane = self.lane_of(handle).and_then(|no| self.lanes.get(no));
             let name = match lane {
                 Some(lane) => lane.spec.name.clone(),
                 None => self.domains.name(job.domain).to_string(),
@@ -177,8 +174,7 @@ impl Engine {
         let job = &self.table.jobs[handle];
         let now = self.clock.tick();
         let backoff = self
-            .domains
-            .last_lane(job.domain)
+            .lane_of(handle)
             .and_then(|no| self.lanes.get(no)?.backed_off(now))
             .filter(|_| job.state == JobState::Ready)
             .map(|backoff| backoff.until);

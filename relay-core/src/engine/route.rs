@@ -1,7 +1,9 @@
 //! From a destination domain to a lane: routes first, then address literals, then MX. RFC 5321 §5.1.
 //!
-//! Where a domain has an MTA-STS policy in force, exchangers that it does not name are left out before
-//! the lane is chosen. RFC 8461 §5.
+//! Where a domain has an MTA-STS policy in force, exchangers that it does not name are marked before the
+//! lane is chosen: a delivery leaves them out unless DANE decides over the policy. RFC 8461 §2, §5. A
+//! message that goes by no policy (`TLS-Required: No`, RFC 8689 §4.2.2) has a lane without: it does not wait
+//! for what only a policy forbids.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,6 +19,7 @@ use crate::config::{Config, DomainPattern, HostPort, Protocol, Route, TlsLevel, 
 use crate::dns::{DnsFailure, Mx, MxAnswer, MxSet};
 use crate::id::ResolveId;
 use crate::outbound::{Evidence, Hop, Lane, Login, LoginSecret, Outcome, Reason, TlsFailureKind};
+use crate::queue::handling::TlsWish;
 use crate::queue::job::JobState;
 use crate::queue::lanes::{Caps, LaneNo};
 use crate::sts;
@@ -32,33 +35,56 @@ const ASKED_AGAIN_MAX: usize = 64;
 enum Way {
     Lane,
     Deferred(Reason),
+    /// The domain's policy forbids all of its hosts: only messages that go by none have a lane, this one.
+    Forbidden(Reason, Box<Lane>),
     Bounced(Reason),
 }
 
 impl Engine {
     /// Sends a picked job that is due on its way: to its lane, or to wait for its domain's hosts.
     pub(super) fn dispatch(&mut self, job: u32) {
-        let entry = &self.table.jobs[job];
-        let (message, domain, attempts) = (entry.message, entry.domain, entry.attempts);
-        if self.table.messages[message].held {
-            self.table.set_state(job, JobState::Parked);
+        if !self.may_go(job) {
             return;
         }
-        if self.is_expired(message) {
-            self.expire(job);
-            return;
-        }
+        let domain = self.table.jobs[job].domain;
         let now = self.clock.tick();
         let lane = self
             .domains
             .lane(domain, now)
             .filter(|&no| self.lanes.get(no).is_some())
             .or_else(|| self.lane_without_names(domain));
-        let Some(no) = lane else {
-            self.table.set_state(job, JobState::Resolving);
-            self.domains.ask(domain, job);
-            return;
-        };
+        match lane {
+            Some(no) if self.goes_by_no_policy(job) => {
+                let lane = self.lanes.get(no).map(|lane| lane.spec.without_policy());
+                let no = lane.map_or(no, |lane| self.lane(lane));
+                self.enqueue(job, no);
+            }
+            Some(no) => self.enqueue(job, no),
+            None => {
+                self.table.set_state(job, JobState::Resolving);
+                self.domains.ask(domain, job);
+            }
+        }
+    }
+
+    /// Whether a job is still to be delivered, now.
+    fn may_go(&mut self, job: u32) -> bool {
+        let message = self.table.jobs[job].message;
+        if self.table.messages[message].held {
+            self.table.set_state(job, JobState::Parked);
+            return false;
+        }
+        if self.is_expired(message) {
+            self.expire(job);
+            return false;
+        }
+        true
+    }
+
+    fn enqueue(&mut self, job: u32, no: LaneNo) {
+        let entry = &self.table.jobs[job];
+        let (message, attempts) = (entry.message, entry.attempts);
+        let now = self.clock.tick();
         self.table.set_state(job, JobState::Ready);
         if let Some(lane) = self.lanes.get_mut(no) {
             lane.push(job, attempts, self.table.messages[message].priority);
@@ -68,6 +94,26 @@ impl Engine {
         }
         self.held.wanted(no);
         self.lanes.enlist(no, self.caps(), now);
+    }
+
+    fn goes_by_no_policy(&self, job: u32) -> bool {
+        let message = self.table.jobs[job].message;
+        self.table.messages[message].wants.tls() == TlsWish::NotRequired
+    }
+
+    /// The lane that a job was in last, or is in.
+    pub(super) fn lane_of(&self, job: u32) -> Option<LaneNo> {
+        let no = self.domains.last_lane(self.table.jobs[job].domain)?;
+        match self.goes_by_no_policy(job) {
+            true => self.lane_of_no_policy(no),
+            false => Some(no),
+        }
+    }
+
+    /// The lane of the same hosts for messages that go by no policy, if there is one.
+    fn lane_of_no_policy(&self, no: LaneNo) -> Option<LaneNo> {
+        let lane = self.lanes.get(no)?.spec.without_policy();
+        self.lanes.find(&lane_key(&lane))
     }
 
     pub(super) fn caps(&self) -> Caps {
@@ -109,7 +155,14 @@ impl Engine {
                     self.dispatch(job);
                     continue;
                 }
-                Way::Deferred(reason) => Outcome::Deferred {
+                Way::Forbidden(_, lane) if self.goes_by_no_policy(job) => {
+                    if self.may_go(job) {
+                        let no = self.lane(Lane::clone(lane));
+                        self.enqueue(job, no);
+                    }
+                    continue;
+                }
+                Way::Deferred(reason) | Way::Forbidden(reason, _) => Outcome::Deferred {
                     reason: reason.clone(),
                     retry_after: None,
                     in_doubt: false,
@@ -168,18 +221,16 @@ impl Engine {
         let policy = self.policy_of(domain).map(Arc::clone);
         let sts = policy.as_ref().map(|policy| policy.mode);
         let enforced = policy.filter(|policy| policy.mode == sts::Mode::Enforce);
-        let port = self.config.delivery.port;
-        let fitting: Vec<Hop> = hosts
-            .iter()
-            .filter(|mx| {
-                enforced
-                    .as_ref()
-                    .is_none_or(|policy| policy.allows(&mx.host))
-            })
-            .take(HOSTS_MAX)
-            .map(|mx| Hop::from_mx(mx, port))
-            .collect();
-        if let (true, Some(policy)) = (fitting.is_empty(), enforced) {
+        let hops = hops(&hosts, enforced.as_deref(), self.config.delivery.port);
+        let name = Arc::clone(self.domains.name(domain));
+        let tls = mx_tls(&self.config, route_of(&self.config, &name));
+        let lane = self.mx_lane(hops, tls, set.authentic, sts);
+        // A delivery learns whether DANE lets it use hosts that the policy does not name.
+        let dane = set.authentic && self.config.dns.trust_ad;
+        if let Some(policy) = enforced
+            && !dane
+            && lane.hosts.iter().all(|hop| hop.stray)
+        {
             let names: Vec<&str> = hosts.iter().take(4).map(|mx| &*mx.host).collect();
             let kind = TlsFailureKind::ValidationFailure;
             let why = "the MTA-STS policy names none of the mail exchangers";
@@ -190,11 +241,10 @@ impl Engine {
                 policy.describe(self.clock.now().unix),
                 names.join(", ")
             );
-            return Way::Deferred(reason("4.7.5", "mta-sts-mx", &text));
+            let reason = reason("4.7.5", "mta-sts-mx", &text);
+            return Way::Forbidden(reason, Box::new(lane.without_policy()));
         }
-        let name = Arc::clone(self.domains.name(domain));
-        let tls = mx_tls(&self.config, route_of(&self.config, &name));
-        let no = self.mx_lane(fitting, tls, set.authentic, sts);
+        let no = self.lane(lane);
         self.remember(domain, no);
         Way::Lane
     }
@@ -216,8 +266,10 @@ impl Engine {
                 let hop = Hop {
                     host,
                     preference: 0,
+                    stray: false,
                 };
-                self.mx_lane(vec![hop], tls, true, None)
+                let lane = self.mx_lane(vec![hop], tls, true, None);
+                self.lane(lane)
             }
         };
         self.remember(domain, no);
@@ -234,15 +286,19 @@ impl Engine {
     /// A domain leads to another lane from now on: its jobs that are ready in the old one go there too,
     /// which may be down for good, or not what the domain's policy asks for.
     fn follow(&mut self, domain: u32, old: LaneNo) {
-        let Some(lane) = self.lanes.get_mut(old) else {
-            return;
-        };
+        let of_no_policy = self.lane_of_no_policy(old).filter(|&no| no != old);
         let table = &self.table;
         let its = |job: u32| {
             let entry = &table.jobs[job];
             entry.state == JobState::Ready && entry.domain == domain
         };
-        for job in lane.take_if(its) {
+        let mut jobs = Vec::new();
+        for no in [Some(old), of_no_policy].into_iter().flatten() {
+            if let Some(lane) = self.lanes.get_mut(no) {
+                jobs.extend(lane.take_if(its));
+            }
+        }
+        for job in jobs {
             self.table.set_state(job, JobState::Picked);
             self.dispatch(job);
         }
@@ -275,18 +331,18 @@ impl Engine {
     }
 
     fn mx_lane(
-        &mut self,
+        &self,
         hosts: Vec<Hop>,
         tls: TlsLevel,
         authentic: bool,
         sts: Option<sts::Mode>,
-    ) -> LaneNo {
+    ) -> Lane {
         let delivery = &self.config.delivery;
         let name = hosts
             .first()
             .map(|hop| hop.host.host.clone())
             .unwrap_or_default();
-        self.lane(Lane {
+        Lane {
             hosts,
             name,
             tls,
@@ -298,7 +354,7 @@ impl Engine {
             protocol: Protocol::Smtp,
             source: None,
             messages_max: delivery.messages_per_connection,
-        })
+        }
     }
 
     fn route_lane(&mut self, route: &Route) -> LaneNo {
@@ -318,6 +374,7 @@ impl Engine {
             .map(|host| Hop {
                 host,
                 preference: 0,
+                stray: false,
             })
             .collect();
         let name = route
@@ -398,6 +455,19 @@ fn without_self<'m>(hosts: &'m [Mx], hostname: &str) -> Vec<&'m Mx> {
         .collect()
 }
 
+/// The hops to mail exchangers, as many as a lane has; those first that an enforced policy names.
+fn hops(hosts: &[&Mx], enforced: Option<&sts::Policy>, port: u16) -> Vec<Hop> {
+    let hop = |mx: &&Mx| Hop {
+        stray: enforced.is_some_and(|policy| !policy.allows(&mx.host)),
+        ..Hop::from_mx(mx, port)
+    };
+    let mut hops: Vec<Hop> = hosts.iter().map(hop).collect();
+    hops.sort_by_key(|hop| hop.stray);
+    hops.truncate(HOSTS_MAX);
+    hops.sort_by_key(|hop| hop.preference);
+    hops
+}
+
 /// The text by which lanes are the same.
 fn lane_key(lane: &Lane) -> String {
     let tls = match lane.tls {
@@ -433,10 +503,12 @@ fn lane_key(lane: &Lane) -> String {
     for Hop {
         host: HostPort { host, port },
         preference,
+        stray,
     } in &lane.hosts
     {
+        let mark = if *stray { "!" } else { "" };
         // Writing to a String does not fail.
-        let _ = write!(key, " {preference} {host} {port}");
+        let _ = write!(key, " {mark}{preference} {host} {port}");
     }
     key
 }

@@ -177,7 +177,7 @@ impl Engine {
     pub(super) fn last_line(&self, job: u32) -> Option<&str> {
         let entry = &self.table.jobs[job];
         self.table.reasons.get(entry.reason).or_else(|| {
-            let lane = self.lanes.get(self.domains.last_lane(entry.domain)?)?;
+            let lane = self.lanes.get(self.lane_of(job)?)?;
             lane.trouble().map(|trouble| &*trouble.reason)
         })
     }

@@ -109,6 +109,8 @@ pub(super) enum Finding {
     Dns(DnsFailure),
     /// It cannot be known whether a host has TLSA records.
     Tlsa(DnsFailure),
+    /// The domain's MTA-STS policy does not name the host, and it has no TLSA records that decide.
+    Stray,
     /// An address must not be used.
     Forbidden(Forbidden),
     /// TLS is not as the policy wants it.

@@ -35,8 +35,7 @@ pub struct Lane {
     /// The names of the hosts are certain: an operator wrote them, or DNSSEC proved them.
     pub authentic: bool,
     /// What the domain's MTA-STS policy asks of the hosts (RFC 8461 §5): `Enforce` for a verified
-    /// certificate, `Testing` for a report. The hosts of a lane under `Enforce` are those that the policy
-    /// names. None where there is no policy.
+    /// certificate, `Testing` for a report. None where there is no policy.
     pub sts: Option<crate::sts::Mode>,
     /// What is spoken there.
     pub protocol: Protocol,
@@ -47,6 +46,22 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// The same hosts as if their domain published no policy: for messages that go by none. RFC 8689 §4.2.2.
+    #[must_use]
+    pub fn without_policy(&self) -> Self {
+        let mut lane = self.clone();
+        lane.sts = None;
+        // Signed names are for DANE, which the configuration may ask for too.
+        lane.authentic = self.authentic && (self.route || self.tls == TlsLevel::Dane);
+        lane.hosts.iter_mut().for_each(|hop| hop.stray = false);
+        lane
+    }
+
+    /// Whether a host is one that the domain's MTA-STS policy does not name.
+    pub(super) fn is_stray(&self, host: &HostPort) -> bool {
+        self.hosts.iter().any(|hop| hop.stray && hop.host == *host)
+    }
+
     /// How TLS begins on this port. Behind a port of a mail exchanger, whichever it is, is SMTP.
     #[must_use]
     pub fn tls_mode(&self, port: u16) -> TlsMode {
@@ -64,6 +79,9 @@ pub struct Hop {
     pub host: HostPort,
     /// Its MX preference; 0 for a route's host.
     pub preference: u16,
+    /// The domain's MTA-STS policy is enforced, and does not name it (RFC 8461 §4.1): it is used only if
+    /// TLSA records decide over it, or for a message that goes by no policy.
+    pub stray: bool,
 }
 
 impl Hop {
@@ -76,6 +94,7 @@ impl Hop {
                 port,
             },
             preference: mx.preference,
+            stray: false,
         }
     }
 }
@@ -264,10 +283,15 @@ pub struct TlsSession {
 }
 
 impl TlsSession {
-    /// A session under DANE that was not tried, for this reason.
-    pub(super) fn untried(host: &HostPort, failure: TlsFailureKind, why: &str) -> Self {
+    /// A session that was not tried since this policy forbids it, for this reason.
+    pub(super) fn untried(
+        host: &HostPort,
+        policy: TlsPolicyType,
+        failure: TlsFailureKind,
+        why: &str,
+    ) -> Self {
         Self {
-            policy: TlsPolicyType::Tlsa,
+            policy,
             tlsa: Vec::new(),
             host: host.host.clone(),
             address: None,

@@ -134,9 +134,11 @@ impl Delivery {
     }
 
     /// A TLS session begins, or failed, or there is none: what a report of RFC 8460 counts. A host that is
-    /// tried in clear text because TLS failed was counted then; one of a route is no mail exchanger.
+    /// tried in clear text because TLS failed was counted then; one of a route is no mail exchanger; and a
+    /// message that goes by no policy says nothing about one.
     fn note_session(&mut self, link: &Link, fault: Option<&TlsFault>) {
-        let counts = !self.lane.route && !link.candidate.tls_given_up && link.policy.wants_tls();
+        let held = !self.lane.route && self.wish() != TlsWish::NotRequired;
+        let counts = held && !link.candidate.tls_given_up && link.policy.wants_tls();
         if let (Some(work), true) = (&mut self.work, counts) {
             work.session(link.session(fault));
         }

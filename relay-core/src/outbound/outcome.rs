@@ -131,6 +131,16 @@ pub(super) fn judge(stage: Stage, finding: &Finding, seen: Seen) -> Verdict {
         Finding::Dns(failure) => judge_dns(stage, failure, seen),
         Finding::Forbidden(why) => judge_forbidden(stage, why, seen),
         Finding::Tlsa(failure) => judge_tlsa(stage, failure),
+        // RFC 8461 §5: "Sending MTAs MUST NOT deliver the message to hosts that fail MX matching", and "MUST
+        // NOT permanently fail to deliver messages".
+        Finding::Stray => ours(
+            Fate::NextHost { permanent: false },
+            Then::Drop,
+            stage,
+            "4.7.5",
+            "mta-sts-mx",
+            "the domain's MTA-STS policy does not name this host",
+        ),
         Finding::Tls(fault) => judge_tls(stage, fault, seen),
         Finding::Login(why) => ours(
             Fate::NextHost { permanent: false },

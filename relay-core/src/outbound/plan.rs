@@ -140,6 +140,11 @@ impl Plan {
         refused
     }
 
+    /// A host was left out without a connection: another one may take its place.
+    pub(super) fn left_out(&mut self) {
+        self.hosts_left += 1;
+    }
+
     /// Tries a candidate once more, before all others. It costs nothing of the limits: the caller
     /// changed something about it that changes once.
     pub(super) fn again(&mut self, candidate: Candidate) {

@@ -5,9 +5,12 @@
 //!            Step::Resolve          dane::applies                Step::Connect
 //!   seek() ───────────────▶ resolved ────────────▶ searched ─┐  ┌──────────────▶ connected ──▶ open()
 //!     ▲ ▲                      │  │                           ▼  │                    │
-//!     │ └──── host_unknown ◀───┘  └──────────────────────▶ seek()                     │
+//!     │ └──── host_unfit ◀─────┘  └──────────────────────▶ seek()                     │
 //!     └───────────────────────────── address_failed ◀─────────────────────────────────┘
 //! ```
+//!
+//! A host that the domain's enforced MTA-STS policy does not name is passed over as one that cannot be
+//! reached, unless it has TLSA records that can be used: DANE decides over MTA-STS. RFC 8461 §2, §8.4.
 //!
 //! RFC 5321 §5.1, RFC 7672 §2.2.
 
@@ -22,7 +25,7 @@ use super::link::Link;
 use super::outcome::{HostFailure, Seen, Then, judge};
 use super::plan::{self, Candidate, Step};
 use super::tls_policy::{self, TlsPolicy};
-use super::{Delivery, Evidence, Request, State, TlsFailureKind, TlsSession};
+use super::{Delivery, Evidence, Request, State, TlsFailureKind, TlsPolicyType, TlsSession};
 use crate::config::HostPort;
 use crate::dns::AddressAnswer;
 use crate::queue::handling::TlsWish;
@@ -36,6 +39,7 @@ impl Delivery {
     pub(super) fn seek(&mut self, mut old: Option<Box<Link>>) {
         loop {
             match self.plan.next() {
+                Step::Resolve(host) if self.is_left_out(&host) => self.leave_out(&host),
                 Step::Resolve(host) => match host.ip() {
                     Some(ip) => self.candidates(&host, &[ip], None),
                     None => {
@@ -72,8 +76,12 @@ impl Delivery {
         tlsa: Option<&Arc<HostTlsa>>,
     ) {
         if let Err(fault) = tls_policy::before_connecting(&self.lane, tlsa.map(Arc::as_ref)) {
-            let kind = fault.kind();
-            return self.host_unknown(host, &Finding::Tls(fault), Some(kind));
+            let why = (TlsPolicyType::Tlsa, fault.kind());
+            return self.host_unfit(Stage::Resolve, host, &Finding::Tls(fault), Some(why));
+        }
+        let by_dane = tlsa.is_some_and(|tlsa| tlsa.usable.is_some());
+        if !by_dane && self.is_stray(host) {
+            return self.leave_out(host);
         }
         let refused = self
             .plan
@@ -88,6 +96,22 @@ impl Delivery {
             };
             self.address_failed(&candidate, Stage::Policy, &Finding::Forbidden(why));
         }
+    }
+
+    /// Whether the domain's MTA-STS policy keeps the job in hand from this host, unless DANE decides over it.
+    fn is_stray(&self, host: &HostPort) -> bool {
+        self.lane.is_stray(host) && self.wish() != TlsWish::NotRequired
+    }
+
+    /// Whether that is certain before anything is asked about the host.
+    fn is_left_out(&self, host: &HostPort) -> bool {
+        self.is_stray(host) && !dane::applies(&self.lane, &self.config, self.wish())
+    }
+
+    fn leave_out(&mut self, host: &HostPort) {
+        self.plan.left_out();
+        let why = (TlsPolicyType::Sts, TlsFailureKind::ValidationFailure);
+        self.host_unfit(Stage::Policy, host, &Finding::Stray, Some(why));
     }
 
     pub(super) fn address_failed(
@@ -129,7 +153,7 @@ impl Delivery {
                 self.candidates(host, &addresses, None);
             }
             Ok(found) => self.candidates(host, &found.addresses, None),
-            Err(failure) => self.host_unknown(host, &Finding::Dns(failure), None),
+            Err(failure) => self.host_unfit(Stage::Resolve, host, &Finding::Dns(failure), None),
         }
         self.seek(old);
     }
@@ -154,32 +178,34 @@ impl Delivery {
                 self.candidates(&search.host, &search.addresses, Some(&tlsa));
             }
             dane::Step::Done(Found::Unknown(failure)) => {
-                let kind = TlsFailureKind::DnssecInvalid;
-                self.host_unknown(&search.host, &Finding::Tlsa(failure), Some(kind));
+                let why = (TlsPolicyType::Tlsa, TlsFailureKind::DnssecInvalid);
+                let finding = Finding::Tlsa(failure);
+                self.host_unfit(Stage::Resolve, &search.host, &finding, Some(why));
             }
         }
         self.seek(old);
     }
 
-    /// DNS does not tell what must be known of a host, so that nothing connects to it.
-    pub(super) fn host_unknown(
+    /// A host cannot be used, as is known before its addresses are tried. `why` is for reports on TLS.
+    fn host_unfit(
         &mut self,
+        stage: Stage,
         host: &HostPort,
         finding: &Finding,
-        kind: Option<TlsFailureKind>,
+        why: Option<(TlsPolicyType, TlsFailureKind)>,
     ) {
-        let stage = Stage::Resolve;
         let verdict = judge(stage, finding, self.seen());
         let policy = TlsPolicy::configured(&self.lane);
         let place = Evidence {
             host: Some(host.host.clone()),
             tls_policy: matches!(finding, Finding::Tls(_)).then(|| policy.to_string()),
-            tls_failure: kind,
+            tls_failure: why.map(|(_, kind)| kind),
             ..Evidence::default()
         };
         let Some(work) = &mut self.work else { return };
-        if let Some(kind) = kind {
-            work.session(TlsSession::untried(host, kind, &verdict.reason.text));
+        if let Some((policy, kind)) = why {
+            let text = &verdict.reason.text;
+            work.session(TlsSession::untried(host, policy, kind, text));
         }
         work.host_failed(HostFailure { stage, verdict }, place);
     }

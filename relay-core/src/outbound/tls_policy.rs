@@ -194,7 +194,7 @@ impl TlsPolicy {
     }
 
     /// Whether the host's name is one that the domain's policy names, so that a certificate for it is
-    /// proof: hosts that an enforced policy does not name are in no lane.
+    /// proof: a host that an enforced policy does not name is reached under DANE only.
     pub(super) fn names_host(&self) -> bool {
         self.sts == Some(Mode::Enforce)
     }

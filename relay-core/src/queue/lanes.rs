@@ -94,6 +94,11 @@ impl Lanes {
         no
     }
 
+    /// The lane with this key.
+    pub(crate) fn find(&self, key: &str) -> Option<LaneNo> {
+        self.keys.get(key).copied()
+    }
+
     pub(crate) fn get(&self, no: LaneNo) -> Option<&LaneEntry> {
         self.entries.get(&no)
     }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::world::{World, config, deferred_at, delivered, mx};
-use crate::config::{DomainPattern, Route};
+use super::world::{World, config, deferred_at, delivered, mail, mx};
+use crate::config::{Config, DomainPattern, Route};
 use crate::engine::{Input, Keep};
 use crate::errand::{Done, Errand};
 use crate::events::EventKind;
 use crate::id::MessageId;
 use crate::outbound::TlsFailureKind;
+use crate::queue::handling::{Handling, TlsWish};
+use crate::queue::message::Envelope;
 use crate::sts::{Found, Mode, Policy, Wanted};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -65,6 +67,7 @@ fn hosts(world: &World) -> Vec<String> {
         .lane
         .hosts
         .iter()
+        .filter(|hop| !hop.stray)
         .map(|hop| hop.host.host.clone())
         .collect();
     hosts.sort();
@@ -134,6 +137,75 @@ fn sts_01_no_host_fits() {
         ["accepted", "deferred"],
         "and never bounced"
     );
+}
+
+fn without_tls(world: &mut World) -> MessageId {
+    let handling = Handling {
+        tls: TlsWish::NotRequired,
+        ..Handling::default()
+    };
+    let envelope = mail("sender@sender.example", &["a@one.example"]);
+    world.submit_envelope(Envelope {
+        handling,
+        ..envelope
+    })
+}
+
+/// RFC 8689 §4.2.2: what only a policy forbids does not keep such a message waiting.
+#[test]
+fn tls_required_no_waits_for_no_policy() {
+    let mut world = world();
+    let strict = world.submit(&["a@one.example"]);
+    let first = without_tls(&mut world);
+    let found = policy(&world, "7", Mode::Enforce, &["mx.elsewhere.example"]);
+    learn(&mut world, Found::Policy(found));
+    assert_eq!(hosts(&world).len(), 3, "to any host");
+    assert_eq!(world.open[&world.only()].lane.sts, None);
+    world.finish_all(&delivered());
+    assert_eq!(world.story(first), ["accepted", "delivered"]);
+    assert_eq!(world.story(strict), ["accepted", "deferred"]);
+    let second = without_tls(&mut world);
+    world.finish_all(&delivered());
+    assert_eq!(world.story(second), ["accepted", "delivered"]);
+    // Nor for a lane whose hosts fail the policy.
+    let some = policy(&world, "8", Mode::Enforce, &["mx1.one.example"]);
+    world.pass(2 * MINUTE);
+    world.submit(&["a@one.example"]);
+    learn(&mut world, Found::Policy(some));
+    assert_eq!(hosts(&world), ["mx1.one.example"]);
+    let failing = world.only();
+    world.unreachable(failing);
+    world.end_idle();
+    let third = without_tls(&mut world);
+    assert_eq!(hosts(&world).len(), 3);
+    world.finish_all(&delivered());
+    assert_eq!(world.story(third), ["accepted", "delivered"]);
+}
+
+/// RFC 8461 §2: with signed names, a delivery has to see whether DANE decides over hosts that the policy
+/// does not name.
+#[test]
+fn sts_06_hosts_that_may_have_dane_are_kept_for_it() {
+    let mut world = world();
+    let mut config = Config::clone(&world.config);
+    config.dns.trust_ad = true;
+    world.input(Input::Reload(Arc::new(config)));
+    let mut set = world.zone["one.example"].clone().unwrap();
+    set.authentic = true;
+    world.zone.insert("one.example".into(), Ok(set));
+    world.submit(&["a@one.example"]);
+    let found = policy(&world, "7", Mode::Enforce, &["mx.elsewhere.example"]);
+    learn(&mut world, Found::Policy(found));
+    let lane = Arc::clone(&world.open[&world.only()].lane);
+    assert!(lane.authentic && lane.hosts.len() == 3);
+    assert!(lane.hosts.iter().all(|hop| hop.stray));
+    without_tls(&mut world);
+    let lanes: Vec<_> = world
+        .open
+        .values()
+        .map(|open| open.lane.authentic)
+        .collect();
+    assert_eq!(lanes, [true, false], "the other waits for no DANE");
 }
 
 #[test]
@@ -250,7 +322,10 @@ fn domains_of_the_same_hosts_share_a_lane_only_under_the_same_demand() {
     let lanes: Vec<_> = world.open.values().map(|open| &open.lane).collect();
     let seen: Vec<_> = lanes
         .iter()
-        .map(|lane| (lane.sts, lane.hosts.len()))
+        .map(|lane| {
+            let named = lane.hosts.iter().filter(|hop| !hop.stray);
+            (lane.sts, named.count())
+        })
         .collect();
     assert_eq!(
         seen,

@@ -459,8 +459,10 @@ fn tls_required_no_goes_by_no_policy() {
         // A host that hangs up on STARTTLS does so to everybody.
         assert!(delivered, "{what} {:?}", reason(run.outcome()));
         assert_eq!(run.resolves, [HOST], "{what}");
-        let session = &run.tried().sessions[0];
-        assert_eq!(session.policy, TlsPolicyType::NoPolicyFound);
+        assert!(
+            run.tried().sessions.is_empty(),
+            "it says nothing of a policy"
+        );
     }
     // What the operator asks for is no policy of the receiver.
     let mut world = world(Script::default()).level(TlsLevel::Require);
@@ -768,6 +770,118 @@ fn sts_06_dane_goes_before_mta_sts() {
         let (fates, policy, kind, failure) = case(records, known, mode);
         assert_eq!((&*fates, &*policy, kind, failure), expected, "{mode:?}");
     }
+}
+
+/// Three hosts under an enforced policy that names the last one only.
+fn strays(server: &Server) -> World {
+    let mut world = World::new()
+        .host("mx0.example.net", "93.184.216.10", server.script())
+        .host(HOST, "93.184.216.1", server.script())
+        .host("mx2.example.net", "93.184.216.12", server.script())
+        .mail(&Mail::default());
+    world.lane = lane(&[
+        "mx0.example.net:5",
+        "mx.example.net:10",
+        "mx2.example.net:20",
+    ]);
+    world.lane.sts = Some(Mode::Enforce);
+    for hop in &mut world.lane.hosts[..2] {
+        hop.stray = true;
+    }
+    world.config.dns.trust_ad = true;
+    world.tls = ClientTls::new(vec![server.root.clone()]).unwrap();
+    world
+}
+
+/// STS-06, RFC 8461 §2, §8.4: a host that the policy does not name is as one that cannot be reached, unless
+/// DANE decides over it.
+#[test]
+fn sts_06_a_host_outside_the_policy_is_used_under_dane_only() {
+    let (server, third, other) = (
+        Server::good(),
+        Server::new("mx2.example.net", false),
+        Server::good(),
+    );
+    let host_of = |run: &Run| run.tried().evidence.host.clone().unwrap();
+    // Nothing is signed: the strays are not even looked for.
+    let mut world = strays(&third);
+    let run = world.run();
+    assert_eq!((&*run.fates(), &*host_of(&run)), ("d", "mx2.example.net"));
+    assert_eq!(run.resolves, ["mx2.example.net"]);
+    let sessions = &run.tried().sessions;
+    let told: Vec<_> = sessions.iter().map(|s| (s.policy, s.failure)).collect();
+    let stray = (TlsPolicyType::Sts, Some(TlsFailureKind::ValidationFailure));
+    assert_eq!(told, [stray, stray, (TlsPolicyType::Sts, None)]);
+    // All is signed, and the second has records: good ones decide, whatever the policy names.
+    let good = vec![record(3, 1, &server.leaf)];
+    let bad = vec![record(3, 1, &other.leaf)];
+    let unusable = vec![record(1, 1, &server.leaf)];
+    for (answer, fates, host) in [
+        (Some(signed(good)), "d", HOST),
+        // DANE that fails is not mended by MTA-STS; the next host may do.
+        (Some(signed(bad)), "f", HOST),
+        (Some(Err(servfail())), "f", "mx2.example.net"),
+        // Records that cannot be used prove nothing: the policy rules.
+        (Some(signed(unusable)), "f", "mx2.example.net"),
+        (None, "f", "mx2.example.net"),
+    ] {
+        // The third host's certificate is not its own: it fails the policy.
+        let mut world = strays(&server);
+        world.lane.authentic = true;
+        for host in ["mx0.example.net", HOST, "mx2.example.net"] {
+            addresses(&mut world, host).authentic = true;
+        }
+        if let Some(answer) = answer.clone() {
+            world.tlsa.insert(NAME.into(), answer);
+        }
+        let run = world.run();
+        assert_eq!(run.fates(), fates, "{answer:?}");
+        let tls = reason(run.outcome()).stage == "tls";
+        assert!(fates == "d" || tls, "{answer:?}");
+        let before = run.tried().evidence.before.join("; ");
+        assert!(before.contains("does not name this host"), "{before}");
+        assert!(host_of(&run) == host || before.contains(HOST), "{before}");
+        assert!(fates == "d" || silent(&world), "{answer:?}");
+    }
+    // None is left: it waits, and never bounces.
+    let mut world = strays(&server);
+    world.lane.hosts.pop();
+    let run = world.run();
+    assert_eq!(run.fates(), "f");
+    assert_eq!(reason(run.outcome()).rule, "mta-sts-mx");
+    assert!(run.resolves.is_empty() && silent(&world));
+}
+
+/// More hosts outside a policy than are tried in one attempt hide none that it names.
+#[test]
+fn strays_take_no_places() {
+    let server = Server::good();
+    let mut world = World::new().host(HOST, "93.184.216.1", server.script());
+    let names: Vec<String> = (0..12).map(|n| format!("stray{n}.example.net:5")).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.push("mx.example.net:10");
+    world.lane = lane(&names);
+    world.lane.sts = Some(Mode::Enforce);
+    for hop in &mut world.lane.hosts[..12] {
+        hop.stray = true;
+    }
+    world.tls = ClientTls::new(vec![server.root.clone()]).unwrap();
+    assert_eq!(world.mail(&Mail::default()).run().fates(), "d");
+}
+
+/// RFC 8689 §4.2.2: such a message goes to any host.
+#[test]
+fn tls_required_no_goes_to_a_host_outside_the_policy() {
+    let server = Server::new("other.example", true);
+    let mut world = strays(&server);
+    world.jobs.clear();
+    let mut world = world.mail(&wishing(TlsWish::NotRequired));
+    let run = world.run();
+    assert_eq!(run.fates(), "d");
+    assert_eq!(
+        run.tried().evidence.host.as_deref(),
+        Some("mx0.example.net")
+    );
 }
 
 /// RFC 8689 §4.2.1: MTA-STS is as good a proof of the host's name as DNSSEC.

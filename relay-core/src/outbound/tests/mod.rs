@@ -51,6 +51,7 @@ pub(super) fn lane(hosts: &[&str]) -> Lane {
                 port: 25,
             },
             preference: preference.parse().unwrap(),
+            stray: false,
         }
     };
     Lane {
