@@ -126,6 +126,8 @@ def nothing(setting):
 
 def all_right(setting):
     setting.zone.publish(setting.printed)
+    code, again, err = setting.relay.command("domain", "records", DOMAIN)
+    check(code == 0 and again.strip() == setting.printed.split("\n\n")[0], "other records than at first:", again, err)
     code, said, err = setting.relay.command("domain", "check", DOMAIN)
     check(code == 0 and set(verdicts(said)) == {"right"}, "not all is right:", code, said, err)
     check(said.count("all that it asks for is right") == 4, said)

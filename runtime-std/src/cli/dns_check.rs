@@ -232,7 +232,7 @@ pub(super) fn key(domain: &Domain, key: &DkimKey, names: &mut Names) -> Line {
         &name,
         found,
         right,
-        "no TXT record; publish the one of `domain add`",
+        "no TXT record; publish the one that `domain records` prints",
     )
 }
 

@@ -1,4 +1,4 @@
-//! `domain add | check | list | rotate`: keys, and the DNS records that make receivers believe them.
+//! `domain add | records | check | list | rotate`: keys, and the DNS records that make receivers believe them.
 //!
 //! ```text
 //!  add ──▶ keys in data_dir/dkim, pending; domains.toml; records to publish ──┐
@@ -93,6 +93,31 @@ pub fn add(
             )?;
         }
         no_rsa(out)?;
+    }
+    Ok(())
+}
+
+/// Prints again what there is to publish for a domain, as a zone file alone: it may go into one.
+///
+/// # Errors
+/// [`DomainError`]
+pub fn records(
+    options: &Options,
+    name: &str,
+    given: &[IpAddr],
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), DomainError> {
+    let (loaded, domain) = find(options, &parse(name)?)?;
+    let mut all = records::of_keys(&domain, |key| key.state != KeyState::Retired);
+    all.extend(records::of_domain(
+        &loaded.config,
+        &domain,
+        addresses(&loaded, given),
+    ));
+    match format {
+        Format::Text => records::zone(&domain, &all, out)?,
+        Format::Json => records::print(&domain, &all, format, out)?,
     }
     Ok(())
 }

@@ -20,6 +20,13 @@ pub(super) enum DomainCommand {
         #[command(flatten)]
         one: OneDomain,
     },
+    /// Print the DNS records to publish once more, as a zone file
+    Records {
+        #[command(flatten)]
+        senders: Senders,
+        #[command(flatten)]
+        one: OneDomain,
+    },
     /// Ask the DNS what is right, wrong or missing; exit code 1 unless all that is needed is right
     Check {
         #[command(flatten)]
@@ -84,6 +91,11 @@ pub(super) fn run(command: DomainCommand, out: &mut dyn Write) -> Result<(), Fai
                 addresses: &senders.addresses,
             };
             domain::add(&one.place.options(), &new, format(&one), out)?;
+            true
+        }
+        DomainCommand::Records { senders, one } => {
+            let (options, from) = (one.place.options(), &senders.addresses);
+            domain::records(&options, &one.domain, from, format(&one), out)?;
             true
         }
         DomainCommand::Check { senders, one } => {

@@ -37,7 +37,12 @@ pub enum ChangeError {
 impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exists(name) => write!(f, "there is a domain {name} already"),
+            Self::Exists(name) => {
+                write!(
+                    f,
+                    "there is a domain {name} already; `domain records {name}` prints its records"
+                )
+            }
             Self::Unknown(name) => write!(f, "{name} is not of `domain add`"),
             Self::Malformed(why) => write!(f, "domains.toml: {why}"),
             Self::Key(why) => write!(f, "no key can be made: {why}"),

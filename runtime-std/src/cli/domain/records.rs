@@ -167,6 +167,24 @@ pub(super) fn print(
         });
         return writeln!(out, "{}", serde_json::Value::from(all.collect::<Vec<_>>()));
     }
+    zone(domain, records, out)?;
+    writeln!(out)?;
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["FOR", "NAME", "TYPE", "VALUE"]);
+    for record in records {
+        let name = record.name.as_str();
+        table.add_row([record.what, name, record.kind, &record.value]);
+    }
+    writeln!(out, "{table}")
+}
+
+/// Prints them as a zone file, and nothing else.
+pub(super) fn zone(
+    domain: &SigningDomain,
+    records: &[Record],
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let name = &domain.name;
     let of = |need: Need| records.iter().filter(move |record| record.need == need);
     writeln!(out, "; records for {name}, in the form of a zone file")?;
@@ -192,15 +210,7 @@ pub(super) fn print(
     for record in of(Need::Advice) {
         writeln!(out, "; {}", record.line())?;
     }
-    writeln!(out)?;
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["FOR", "NAME", "TYPE", "VALUE"]);
-    for record in records {
-        let name = record.name.as_str();
-        table.add_row([record.what, name, record.kind, &record.value]);
-    }
-    writeln!(out, "{table}")
+    Ok(())
 }
 
 /// The text of a record as strings of a zone file.
