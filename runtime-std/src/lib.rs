@@ -64,6 +64,7 @@
 pub mod cli;
 pub mod clock;
 pub mod drive;
+mod errand;
 pub mod events;
 pub mod hub;
 pub mod journal;

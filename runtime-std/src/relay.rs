@@ -22,8 +22,7 @@ use std::time::Duration;
 use relay_core::admin::{AdminRequest, AdminResponse, Origin, http};
 use relay_core::dns::{DnsFailure, Query};
 use relay_core::engine::{Ask, Input, Refusal, Start};
-use relay_core::errand::{Done, Errand};
-use relay_core::https;
+use relay_core::errand::Errand;
 use relay_core::id::{DeliveryId, ErrandId, MessageId, ResolveId};
 use relay_core::inbound::direct::{Draft, Step};
 use relay_core::inbound::{self, Session};
@@ -32,6 +31,7 @@ use relay_core::time::Instant;
 use rustix::event::PollFlags;
 
 use crate::drive::{StopSignal, Stream, drive, wait_for};
+use crate::errand;
 use crate::events::Events;
 use crate::hub::{DeliverySeat, Hub, Options, SessionSeat, Spawn, StartError};
 use crate::listen::{accept, begin_connect, bind, canonical, connected, prepare};
@@ -363,30 +363,7 @@ fn run_delivery(mut delivery: Delivery, seat: &DeliverySeat, stop: &StopSignal) 
     drive(&mut delivery, None, hub.clock(), stop, None, carry_out);
 }
 
-/// Runs one errand.
-fn run_errand(hub: &Hub, errand: Errand, stop: &StopSignal) -> Done {
-    let mut runner = hub.open_errand(errand);
-    let carry_out = |request, stream: &mut Option<TcpStream>| match request {
-        https::Request::Texts(name) => https::Answer::Texts(resolve(hub, stop, Query::txt(&name))),
-        https::Request::Resolve(host) => {
-            https::Answer::Resolved(resolve(hub, stop, Query::addresses(&host)))
-        }
-        https::Request::Connect { to, until } => {
-            *stream = None;
-            let connected = connect(to, None, hub.clock().until(until), stop);
-            https::Answer::Connected(
-                connected
-                    .map_err(|error| error.kind())
-                    .map(|(connected, _)| *stream = Some(connected)),
-            )
-        }
-        https::Request::Flush => https::Answer::Flushed,
-    };
-    drive(&mut runner, None, hub.clock(), stop, None, carry_out);
-    runner.into_done()
-}
-
-fn connect(
+pub(crate) fn connect(
     to: SocketAddr,
     source: Option<IpAddr>,
     within: Duration,
@@ -431,7 +408,9 @@ impl Spawn for Threads {
         let (on_thread, stop) = (Arc::clone(hub), Arc::clone(&self.stop));
         let to_run = errand.clone();
         let run = move || {
-            let done = run_errand(&on_thread, to_run, &stop);
+            let runner = on_thread.open_errand(to_run);
+            let mut lookups = errand::OfHub(&on_thread, &stop);
+            let done = errand::run(runner, on_thread.clock(), &stop, &mut lookups);
             on_thread.input(Input::Errand(id, done));
         };
         if let Err(error) = self.workers.run(run) {

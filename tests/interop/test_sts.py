@@ -1,8 +1,10 @@
 """MTA-STS: Postfix as the mail exchanger of domains whose policies an HTTPS server with a private CA serves."""
 
 import http.server
+import json
 import os
 import smtplib
+import socket
 import threading
 
 from harness import dns
@@ -10,7 +12,7 @@ from harness.base import Folder, check, free_port, wait_for
 from harness.peers import PostfixMaildir, SmtpSink
 from harness.relay import Relay, queued_id
 
-TLS, CLEAR, WEB = "127.0.0.16", "127.0.0.17", "127.0.0.18"
+TLS, CLEAR, WEB, MUTE = "127.0.0.16", "127.0.0.17", "127.0.0.18", "127.0.0.19"
 VERIFIED, NONE = "verify (mta-sts)", "opportunistic (config)"
 
 
@@ -25,23 +27,24 @@ class Case:
     """
 
     def __init__(self, name, body, policy=None, tls=None, rule=None, status=200, kind="text/plain", location=None,
-                 address=TLS, certified=True, host="web"):
+                 address=TLS, certified=True, host="web", manner=None):
         self.name, self.body, self.policy, self.tls, self.rule = name, body, policy, tls, rule
         self.status, self.kind, self.location = status, kind, location
-        self.address, self.certified, self.host = address, certified, host
+        self.address, self.certified, self.host, self.manner = address, certified, host, manner
 
     def zone(self):
         lines = [f"{self.name} MX 10 mx.{self.name}", f"mx.{self.name} A {self.address}"]
         if self.policy != "unannounced":
             lines.append(f'_mta-sts.{self.name} TXT "v=STSv1; id=20260101;"')
         if self.host:
-            lines.append(f"mta-sts.{self.name} A {WEB}")
+            lines.append(f"mta-sts.{self.name} A {MUTE if self.host == 'mute' else WEB}")
         return lines
 
 
+WEEK = 7 * 86400
 ENFORCE, TESTING = "enforce id=20260101", "testing id=20260101"
 CASES = [
-    Case("sts-exact", text("enforce", "mx.sts-exact.test"), ENFORCE, VERIFIED),
+    Case("sts-exact", text("enforce", "mx.sts-exact.test", max_age=2 * WEEK), ENFORCE, VERIFIED),
     Case("sts-wild", text("enforce", "*.sts-wild.test"), ENFORCE, VERIFIED),
     Case("sts-unlisted", text("enforce", "mx.elsewhere.test"), ENFORCE, rule="mta-sts-mx"),
     Case("sts-deep", text("enforce", "*.test"), ENFORCE, rule="mta-sts-mx"),
@@ -54,7 +57,13 @@ CASES = [
     Case("sts-html", text("enforce", "mx.elsewhere.test"), None, NONE, kind="text/html"),
     Case("sts-self", text("enforce", "mx.elsewhere.test"), None, NONE, host="self"),
     Case("sts-nohost", text("enforce", "mx.elsewhere.test"), None, NONE, host=None),
+    # Hosts that take their time: it is over after `timeout`, and the mail goes on.
+    Case("sts-silent", text("enforce", "mx.elsewhere.test"), None, NONE, manner="silent"),
+    Case("sts-drip", text("enforce", "mx.elsewhere.test"), None, NONE, manner="drip"),
+    Case("sts-mute", text("enforce", "mx.elsewhere.test"), None, NONE, host="mute"),
 ]
+# What senders who report would find.
+REPORTS = ['_smtp._tls.sts-exact TXT "v=TLSRPTv1; rua=mailto:tls@x.test,https://x.test/"', '_smtp._tls.sts-wild TXT "v=TLSRPTv1; rua=tls@x.test"']
 
 
 class Web:
@@ -65,19 +74,33 @@ class Web:
         good = authority.server_context("sts-web", [f"DNS:{name}" for name, case in by_name.items() if case.host == "web"])
         bad = authority.server_context("sts-self", ["DNS:mta-sts.sts-self.test"], self_signed=True)
         self.asked = []
+        self.ended = threading.Event()
+        # Takes connections, and never says a word.
+        self.mute = socket.create_server((MUTE, port))
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(handler):
                 case = by_name.get(handler.headers["Host"].split(":")[0])
                 self.asked.append((case.name, handler.path, dict(handler.headers)))
                 body = case.body.encode()
+                if case.manner == "silent":
+                    self.ended.wait(60)
+                    return
                 handler.send_response(case.status)
                 handler.send_header("Content-Type", case.kind)
                 handler.send_header("Content-Length", str(len(body)))
                 if case.location:
                     handler.send_header("Location", case.location)
                 handler.end_headers()
-                handler.wfile.write(body)
+                if case.manner != "drip":
+                    handler.wfile.write(body)
+                    return
+                try:
+                    for octet in body:
+                        handler.wfile.write(bytes([octet]))
+                        self.ended.wait(1)
+                except OSError:
+                    pass
 
             def log_message(self, *_):
                 pass
@@ -92,6 +115,8 @@ class Web:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def stop(self):
+        self.ended.set()
+        self.mute.close()
         self.server.shutdown()
         self.server.server_close()
 
@@ -102,7 +127,7 @@ class Setting:
         self.port, web_port = free_port([TLS, CLEAR]), free_port([WEB])
         names = [f"DNS:mx.{case.name}.test" for case in CASES if case.certified]
         certificate = world.authority.issue("sts", names)
-        self.dns = dns.Nsd(folder, [line for case in CASES for line in case.zone()])
+        self.dns = dns.Nsd(folder, [line for case in CASES for line in case.zone()] + REPORTS)
         domains = [f"{case.name}.test" for case in CASES]
         self.postfix = PostfixMaildir(folder, TLS, self.port, domains, certificate)
         self.sink = SmtpSink(folder, CLEAR, self.port)
@@ -115,8 +140,9 @@ class Setting:
             self.dns.address,
             config={
                 "delivery": {"ca_file": str(world.authority.file)},
-                "mta_sts": {"port": web_port, "allow_private": True},
+                "mta_sts": {"port": web_port, "allow_private": True, "timeout": "3s"},
             },
+            extra="".join(f'[[domain]]\nname = "{domain}"\n' for domain in domains),
         )
         self.relay.start()
 
@@ -154,6 +180,7 @@ def run(world, report):
             report.case(f"sts: {case.name}", is_as_it_should, setting, case, "")
         report.case("sts: how the policies were asked for", asked_well, setting)
         report.case("sts: status knows the policies", status_knows, setting)
+        report.case("sts: `domain check` says what is wrong with a policy", checked, setting)
         report.case("sts: what is kept rules without the host, after a kill", kept, setting)
         report.case("sts: what failed is not delivered", nothing_leaked, setting)
         report.case("sts: `TLS-Required: No` goes where no policy lets go", by_no_policy, setting)
@@ -190,6 +217,29 @@ def asked_well(setting):
 def status_knows(setting):
     status = setting.relay.status()
     check(status["mta_sts_enforce"] == 6 and status["mta_sts_testing"] == 1, status)
+
+
+def checked(setting):
+    """The lines about MTA-STS and TLS-RPT, each as its verdict and some of its words."""
+    good, record = ("right", "valid, mode enforce"), ("right", "id=20260101")
+    for name, expected in (
+        ("sts-exact", [record, good, ("right", "names each mail exchanger: mx.sts-exact.test"), ("right", "mailto:tls@x.test, https://x.test/")]),
+        ("sts-wild", [record, ("advice", "a week or more"), ("right", "mx.sts-wild.test"), ("WRONG", "rua=tls@x.test is neither")]),
+        ("sts-unlisted", [record, ("advice", "a week or more"), ("WRONG", "does not name mx.sts-unlisted.test: no mail goes there"), ("advice", "no record")]),
+        ("sts-testing", [record, ("advice", "nothing is enforced"), ("WRONG", "no mail would go there"), ("advice", "no record")]),
+        ("sts-none", [record, ("advice", "as if there were no policy"), ("advice", "no record")]),
+        ("sts-gone", [record, ("WRONG", "status 404"), ("advice", "no record")]),
+        ("sts-moved", [record, ("WRONG", "status 301"), ("advice", "no record")]),
+        ("sts-html", [record, ("WRONG", "text/html"), ("advice", "no record")]),
+        ("sts-self", [record, ("WRONG", "certificate"), ("advice", "no record")]),
+        ("sts-nohost", [record, ("WRONG", "mta-sts.sts-nohost.test"), ("advice", "no record")]),
+        ("sts-drip", [record, ("WRONG", "too long"), ("advice", "no record")]),
+    ):
+        _, out, err = setting.relay.command("domain", "check", f"{name}.test", "--json")
+        lines = [(line["verdict"], line["why"]) for line in json.loads(out) if line["for"] in ("MTA-STS", "TLS-RPT")]
+        right = len(lines) == len(expected) and all(
+            verdict == wanted and words in why for (verdict, why), (wanted, words) in zip(lines, expected))
+        check(right, name, lines, err)
 
 
 def kept(setting):

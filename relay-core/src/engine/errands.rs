@@ -20,6 +20,7 @@ use super::{Engine, Keep, Output};
 use crate::dns::{MxAnswer, MxSet};
 use crate::errand::{Done, Errand};
 use crate::id::ErrandId;
+use crate::outbound::TlsFailureKind;
 use crate::queue::tick::Tick;
 use crate::sts::cache::{Change, Look};
 use crate::sts::{Found, Mode, Policy, Wanted};
@@ -110,9 +111,7 @@ impl Engine {
             Purpose::Report(_) => return,
         };
         tracing::debug!(domain = &*name, ?found, "MTA-STS");
-        if let Found::Failed { kind, why } = &found {
-            self.count_policy_failure(&name, None, *kind, "", why);
-        }
+        self.note_policy_failure(&name, &found, matches!(purpose, Purpose::Refresh(_)));
         let (now, unix) = (self.clock.tick(), self.clock.now().unix);
         let changes = self
             .policies
@@ -123,6 +122,28 @@ impl Engine {
             Purpose::Refresh(_) => self.errands.refreshes -= 1,
             Purpose::Report(_) => {}
         }
+    }
+
+    /// RFC 8461 §6: a policy that is announced and cannot be had is reported, and so is any failure to see
+    /// whether one that rules has changed. §3.3: administrators hear of a refresh that failed.
+    fn note_policy_failure(&mut self, domain: &str, found: &Found, is_refresh: bool) {
+        let unix = self.clock.now().unix;
+        let ruling = self.policies.policy(domain, unix).map(Arc::clone);
+        let (kind, why) = match found {
+            Found::Failed { kind, why } => (*kind, why),
+            Found::NoRecord(why) | Found::Unknown(why) if ruling.is_some() => {
+                (TlsFailureKind::StsPolicyFetchError, why)
+            }
+            Found::NoRecord(_) | Found::Unknown(_) | Found::Same | Found::Policy(_) => return,
+        };
+        // What was cut short by us is nobody's failure.
+        if self.stopping {
+            return;
+        }
+        if is_refresh && ruling.is_some() {
+            tracing::warn!(domain, why, "an MTA-STS policy was not refreshed");
+        }
+        self.count_policy_failure(domain, ruling.as_deref(), kind, "", why);
     }
 
     /// The policy that rules a domain.

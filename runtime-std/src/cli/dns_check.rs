@@ -11,24 +11,28 @@
 //! | MX | the return path takes mail | Gmail, Yahoo: bounces must be heard |
 //! | TLS | mail leaves over TLS where it can | Gmail |
 //! | CERT | the certificate of the listeners is that of the host name | clients; senders to an MX of ours |
-//! | MTA-STS, TLS-RPT | advice for a domain that receives mail | |
+//! | MTA-STS, TLS-RPT | of a domain that receives mail: what it publishes about TLS is right (`receiving`) | |
 //!
 //! RFC 6376 §3.6.1, RFC 7208 §3.1 and §4.6.4, RFC 7489 §3.1, §6.1 and §6.6.3, RFC 8460 §3, RFC 8461 §3.1.
 
+mod receiving;
 mod spf;
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use relay_core::channel::Verdict as Certificate;
 use relay_core::config::{DkimKey, KeyState, ReturnPath, SigningDomain, TlsLevel};
-use relay_core::dns::{DnsFailure, Query, Resolver};
+use relay_core::dns::{AddressAnswer, DnsFailure, Query, Resolver, Texts};
+use relay_core::errand::{Done, Runner};
 use relay_core::sign::Algorithm;
 use relay_core::sign::publication::{Published, judge_key, judge_mx, key_name, tags};
 use smtp_proto::Domain;
 
 use crate::clock::Clock;
 use crate::drive::StopSignal;
+use crate::errand::{self, Lookups};
 use crate::load::{Loaded, system_rng};
 use crate::resolve::ask;
 
@@ -96,7 +100,7 @@ pub(super) fn receivers(lines: &[Line]) -> impl Iterator<Item = (&'static str, V
 pub(super) struct Names {
     resolver: Resolver,
     clock: Clock,
-    stop: StopSignal,
+    stop: Arc<StopSignal>,
 }
 
 impl Names {
@@ -106,7 +110,7 @@ impl Names {
         Ok(Self {
             resolver: Resolver::new(&loaded.config.dns, families, rng),
             clock: Clock::new(),
-            stop: StopSignal::new()?,
+            stop: Arc::new(StopSignal::new()?),
         })
     }
 
@@ -127,9 +131,25 @@ impl Names {
         Ok(texts.filter(|text| begins_with(text, version)).collect())
     }
 
+    /// Runs an errand.
+    fn run(&mut self, runner: Runner) -> Done {
+        let (clock, stop) = (self.clock, Arc::clone(&self.stop));
+        errand::run(runner, clock, &stop, self)
+    }
+
     fn addresses(&mut self, host: &str) -> Vec<IpAddr> {
         let found = self.ask(Query::addresses(host));
         found.map_or(Vec::new(), |found| found.addresses)
+    }
+}
+
+impl Lookups for Names {
+    fn texts(&mut self, name: &str) -> Result<Texts, DnsFailure> {
+        self.ask(Query::txt(name))
+    }
+
+    fn addresses(&mut self, host: &str) -> AddressAnswer {
+        self.ask(Query::addresses(host))
     }
 }
 
@@ -181,8 +201,7 @@ pub(super) fn domain(
     lines.extend(host(hostname, addresses, &own, names));
     lines.push(leaves_by_tls(config.delivery.tls));
     lines.push(certificate(loaded, names));
-    lines.push(mta_sts(&domain.name, names));
-    lines.push(tls_reports(&domain.name, names));
+    lines.extend(receiving::lines(loaded, &domain.name, names));
     lines
 }
 
@@ -394,41 +413,5 @@ fn certificate(loaded: &Loaded, names: &Names) -> Line {
             say(Verdict::Advice, why.to_owned())
         }
         wrong @ Certificate::NotVerified(_) => say(Verdict::Wrong, wrong.to_string()),
-    }
-}
-
-fn mta_sts(domain: &Domain, names: &mut Names) -> Line {
-    let name = format!("_mta-sts.{domain}");
-    let say = |verdict, why: String| line(verdict, "MTA-STS", &name, why);
-    match names.texts(&name, "v=STSv1").as_deref() {
-        Ok([text]) => match tags(text).iter().find(|(tag, _)| tag == "id") {
-            // RFC 8461 §3.1: `1*32(ALPHA / DIGIT)`.
-            Some((_, id))
-                if (1..=32).contains(&id.len())
-                    && id.bytes().all(|b| b.is_ascii_alphanumeric()) =>
-            {
-                say(Verdict::Right, text.clone())
-            }
-            _ => say(
-                Verdict::Wrong,
-                "id= must be 1 to 32 letters and digits".to_owned(),
-            ),
-        },
-        Ok([]) | Err(_) => {
-            let why = "no record: mail to this domain may be sent in clear text";
-            say(Verdict::Advice, why.to_owned())
-        }
-        Ok(_) => say(Verdict::Wrong, "several records; keep one".to_owned()),
-    }
-}
-
-fn tls_reports(domain: &Domain, names: &mut Names) -> Line {
-    let name = format!("_smtp._tls.{domain}");
-    match names.texts(&name, "v=TLSRPTv1").as_deref() {
-        Ok([text]) => line(Verdict::Right, "TLS-RPT", &name, text.clone()),
-        Ok(_) | Err(_) => {
-            let why = "no record: nobody reports TLS failures towards this domain".to_owned();
-            line(Verdict::Advice, "TLS-RPT", &name, why)
-        }
     }
 }

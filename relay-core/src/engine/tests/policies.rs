@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{World, config, deferred_at, delivered, mail, mx};
+use crate::admin::{AdminRequest, AdminResponse, TlsReportSelector};
 use crate::config::{Config, DomainPattern, Route};
 use crate::engine::{Input, Keep};
 use crate::errand::{Done, Errand};
@@ -250,6 +251,49 @@ fn sts_02_what_is_kept_rules_until_it_expires() {
     assert_eq!(hosts(&world).len(), 3, "no policy is left");
     assert_eq!(world.open[&world.only()].lane.sts, None);
     assert!(world.kept.is_empty());
+}
+
+/// RFC 8461 §6.
+#[test]
+fn a_policy_that_cannot_be_had_is_reported() {
+    let mut world = world();
+    let mut config = Config::clone(&world.config);
+    config.tls_rpt.enabled = true;
+    world.input(Input::Reload(Arc::new(config)));
+    let failures = |world: &mut World| {
+        let request = AdminRequest::TlsReports(TlsReportSelector::default());
+        let AdminResponse::TlsReports(list) = world.admin(request) else {
+            panic!()
+        };
+        list.iter().map(|entry| entry.failures).sum::<u64>()
+    };
+    let fail = |world: &mut World, found: Found| {
+        world.pass(6 * MINUTE);
+        world.submit(&["a@one.example"]);
+        learn(world, found);
+        world.finish_all(&delivered());
+        world.end_idle();
+    };
+    let no_record = || Found::NoRecord("the TXT record vanished".into());
+    fail(&mut world, no_record());
+    fail(&mut world, Found::Unknown("SERVFAIL".into()));
+    assert_eq!(failures(&mut world), 0, "it has no policy");
+    fail(&mut world, failed("status 404"));
+    assert_eq!(failures(&mut world), 1);
+    let found = policy(&world, "1", Mode::Testing, &["mx2.one.example"]);
+    fail(&mut world, Found::Policy(found));
+    fail(&mut world, no_record());
+    fail(&mut world, Found::Unknown("SERVFAIL".into()));
+    fail(&mut world, Found::Same);
+    assert_eq!(failures(&mut world), 3, "while one rules");
+    let found = policy(&world, "2", Mode::None, &[]);
+    fail(&mut world, Found::Policy(found));
+    fail(&mut world, no_record());
+    assert_eq!(
+        failures(&mut world),
+        3,
+        "\"except if that policy's mode is none\""
+    );
 }
 
 #[test]
