@@ -18,8 +18,8 @@ from sink import Sink
 
 DAY = 86_400
 RETRY = 3
-# The schedule's own jitter is a tenth; and a busy machine is late.
-EARLIEST, LATE = 0.85 * RETRY, 20
+# The schedule's own jitter is a tenth. What is due at a start comes up over a minute, and a busy machine is late.
+EARLIEST, LATE = 0.85 * RETRY, 90
 JUMPS = [5, -5, 3600, -3600, DAY, -DAY, 3 * DAY, -3 * DAY, 30 * DAY, -30 * DAY, 3650 * DAY, -3650 * DAY]
 
 

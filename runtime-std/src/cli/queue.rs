@@ -223,11 +223,15 @@ pub(super) fn status(client: &Client, format: Format, out: &mut dyn Write) -> Re
     }
     writeln!(
         out,
-        "store: {} MiB on disk, {} MiB live, {} MiB free, {} damaged records",
+        "store: {} MiB on disk, {} MiB live, {} MiB free, {} damaged records{}",
         status.store.disk_bytes >> 20,
         status.store.live_bytes >> 20,
         status.store.free_bytes >> 20,
-        status.store.quarantined
+        status.store.quarantined,
+        match status.store.quarantined {
+            0 => "",
+            _ => ": `queue quarantine list` shows them",
+        }
     )?;
     Ok(())
 }

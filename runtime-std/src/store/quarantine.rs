@@ -76,13 +76,10 @@ pub fn story(data_dir: &Path, id: MessageId) -> io::Result<Vec<DeliveryEvent>> {
     let event = |one: Quarantined| {
         let put = std::fs::metadata(path(data_dir, &one).with_extension("json"))?.modified()?;
         let since = put.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = UnixTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let (why, name) = (one.why, one.name);
         let kind = EventKind::Quarantined { why, name };
-        Ok(DeliveryEvent::new(
-            UnixTime::from_secs(since.as_secs()),
-            id,
-            kind,
-        ))
+        Ok(DeliveryEvent::new(at, id, kind))
     };
     found.into_iter().map(event).collect()
 }
@@ -135,10 +132,11 @@ impl Log {
         }
     }
 
-    /// Copies damaged octets aside, once. False if that failed: then the segment must stay.
+    /// Copies damaged octets aside, once; without a file there are none, and only what is known is written.
+    /// False if that failed: then the segment must stay.
     pub(super) fn quarantine(
         &mut self,
-        file: &std::sync::Arc<dyn DiskFile>,
+        file: Option<&dyn DiskFile>,
         segment: u32,
         damage: Damage,
         message: Option<MessageId>,
@@ -163,7 +161,7 @@ impl Log {
             "a part of the queue is damaged; it is kept in the quarantine, and what was in it is not delivered"
         );
         self.quarantined += 1;
-        let kept = self.copy_aside(&**file, damage, &path, &known);
+        let kept = self.copy_aside(file, damage, &path, &known);
         if let Err(e) = &kept {
             tracing::error!(error = %e, "the damaged record could not be kept aside; its segment stays");
         }
@@ -172,7 +170,7 @@ impl Log {
 
     fn copy_aside(
         &self,
-        file: &dyn DiskFile,
+        file: Option<&dyn DiskFile>,
         damage: Damage,
         path: &Path,
         known: &Quarantined,
@@ -185,7 +183,7 @@ impl Log {
             let mut bytes = vec![0; 1 << 18];
             let (start, to) = (u64::from(damage.from), u64::from(damage.to));
             let mut from = start;
-            while from < to {
+            while let Some(file) = file.filter(|_| from < to) {
                 let left = usize::try_from(to - from).unwrap_or(usize::MAX);
                 let want = bytes.len().min(left);
                 let filled = disk::read_full_at(file, &mut bytes[..want], from)?;

@@ -118,6 +118,7 @@ impl Log {
                 "segments without a checkpoint were read"
             );
         }
+        damaged |= self.miss_segments(&notes);
         self.drop_copies(copies)?;
         let bodies: BTreeSet<MessageId> = self.spool.list()?.into_iter().collect();
         let last = bodies.last().map_or(0, |id| id.as_u64());
@@ -137,6 +138,22 @@ impl Log {
             damaged,
             progress: Recovering { done: 0, total },
         })
+    }
+
+    /// Tells of segments that were written to and are not there. True if there are such.
+    fn miss_segments(&mut self, notes: &Notes) -> bool {
+        let is_gone =
+            |number: &&u32| !self.segments.contains_key(number) && !notes.emptied.contains(number);
+        let gone: Vec<u32> = notes.synced.keys().filter(is_gone).copied().collect();
+        for &number in &gone {
+            let nothing = Damage {
+                from: 0,
+                to: 0,
+                header: None,
+            };
+            self.quarantine(None, number, nothing, None, "the whole segment is gone");
+        }
+        !gone.is_empty()
     }
 
     /// Takes a segment's records from its checkpoint; false if there is none to be believed.
@@ -199,10 +216,13 @@ impl Log {
                 damaged = true;
                 let why = match damage.header {
                     Some(_) => "its checksum is wrong, or it is cut short",
+                    None if damage.to >= segment.slot.len => {
+                        "the file ends before what was written to it does"
+                    }
                     None => "there is no record where one was written",
                 };
                 let id = damage.header.map(|header| header.id);
-                segment.keep |= !self.quarantine(&file, number, *damage, id, why);
+                segment.keep |= !self.quarantine(Some(&*file), number, *damage, id, why);
             }
         }
         self.segments.insert(number, segment);
@@ -421,7 +441,7 @@ impl Log {
         if let Some(header) = damage.header.filter(|header| header.spooled) {
             self.quarantine_body(header.id);
         }
-        let kept = self.quarantine(file, number, damage, message, why);
+        let kept = self.quarantine(Some(&**file), number, damage, message, why);
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.void(damage.from);
             segment.keep |= !kept;

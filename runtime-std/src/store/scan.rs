@@ -110,7 +110,15 @@ pub(super) fn scan(
             header: None,
         });
     }
-    // A cut file: what was synced behind its end is gone.
+    if synced > window.len.max(PAGE) && hole.is_none() {
+        // A cut file: what was synced behind its end is gone.
+        let from = pos.min(window.len);
+        unread.push(Damage {
+            from,
+            to: window.len,
+            header: None,
+        });
+    }
     unread.retain(|damage| damage.from < synced);
     Ok(Scanned {
         end,

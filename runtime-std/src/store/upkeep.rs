@@ -70,14 +70,18 @@ impl Log {
     pub(super) fn tick(&mut self) {
         self.shrink();
         self.note_ends();
-        if self.sync_notes() {
+        let synced = self.sync_notes();
+        if synced {
             self.write_some_checkpoints();
         }
         if !self.recovered {
             return;
         }
-        for slot in std::mem::take(&mut self.unremoved) {
-            self.remove_slot(slot);
+        if synced {
+            // Only now that the notes say so durably: else a start would miss them.
+            for slot in std::mem::take(&mut self.unremoved) {
+                self.remove_slot(slot);
+            }
         }
         if self.progress.is_broken() && self.rewrite.is_none() {
             self.start_rewrite();
@@ -176,7 +180,7 @@ impl Log {
             if reusable && self.free.len() < self.options.free_max {
                 self.free.push(slot);
             } else {
-                self.remove_slot(slot);
+                self.unremoved.push(slot);
             }
         }
     }

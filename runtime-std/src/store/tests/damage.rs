@@ -58,6 +58,30 @@ fn a_segment_cut_at_every_octet_gives_every_whole_record() {
     }
 }
 
+/// Where the notes say how far it was synced, a cut is no torn tail: what is missing is told.
+#[test]
+fn a_segment_cut_at_every_octet_that_was_synced_is_an_alarm() {
+    let rig = small();
+    rig.step(true);
+    let last = ends(&rig).iter().map(|(_, end)| *end).max().unwrap();
+    let path = rig::queue().join("segment-00000000");
+    for cut in 0..=last {
+        let disk = rig.disk.killed();
+        disk.damage(&path, |bytes| bytes.truncate(cut as usize));
+        let again = Rig::on(disk, &rig.sizes);
+        let missing = 12 - again.live().len();
+        assert!(
+            missing == 0 || again.quarantined > 0,
+            "cut at {cut}: {missing} missing, and nobody is told"
+        );
+        assert_eq!(
+            again.kill().quarantined,
+            again.quarantined,
+            "it is told once"
+        );
+    }
+}
+
 #[test]
 fn a_progress_log_cut_at_every_octet_costs_repeats_only() {
     let rig = small();
