@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A domain's jobs wait while its policy is learnt: for a minute at most, since the errand ends by then.
-//! What the errand cannot learn changes nothing: RFC 8461 §5.1.
+//! What the errand cannot learn changes nothing: RFC 8461 §3.3.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

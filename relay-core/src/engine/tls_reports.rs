@@ -147,8 +147,7 @@ impl Engine {
         if self.tls_reports.keep_at.is_some_and(|at| at <= now) {
             self.keep_some_counts(KEEPS_MAX);
         }
-        while !self.stopping
-            && self.tls_reports.sending.len() < SENDING_MAX
+        while self.may_send_report()
             && let Some((at, _)) = self.tls_reports.due.first()
             && *at <= now
             && let Some((_, period)) = self.tls_reports.due.pop_first()
@@ -168,9 +167,15 @@ impl Engine {
         let reports = &self.tls_reports;
         let midnight = UnixTime::from_secs((self.today() + 1) * DAY);
         let midnight = (!reports.tally.is_empty()).then(|| self.clock.tick_at(midnight));
-        let may = !self.stopping && reports.sending.len() < SENDING_MAX;
-        let due = reports.due.first().map(|(at, _)| *at).filter(|_| may);
+        let due = reports.due.first().map(|(at, _)| *at);
+        let due = due.filter(|_| self.may_send_report());
         [due, reports.keep_at, midnight].into_iter().flatten().min()
+    }
+
+    fn may_send_report(&self) -> bool {
+        self.config.tls_rpt.enabled
+            && !self.stopping
+            && self.tls_reports.sending.len() < SENDING_MAX
     }
 
     /// Reports of days that are over get a time of their own. What is older than two days tells nobody
@@ -316,6 +321,9 @@ impl Engine {
 
     /// Sends reports now, those of the running day too; gives how many.
     pub(super) fn send_tls_reports(&mut self, selector: &TlsReportSelector) -> usize {
+        if !self.config.tls_rpt.enabled {
+            return 0;
+        }
         let now = self.clock.tick();
         let reports = &mut self.tls_reports;
         let chosen = reports.tally.iter().filter(|sessions| {

@@ -19,7 +19,7 @@ use crate::machine::{Input, Machine, Output};
 use crate::outbound::TlsFailureKind;
 use crate::time::Now;
 
-/// Where a policy is, at `mta-sts.DOMAIN`. RFC 8461 §3.3.
+/// Where a policy is, at `mta-sts.DOMAIN`. RFC 8461 §3.2.
 const PATH: &str = "/.well-known/mta-sts.txt";
 
 /// What is to be learnt.
@@ -157,7 +157,7 @@ impl Machine for Fetch {
     }
 }
 
-/// What an answer of the policy's host is worth. RFC 8461 §3.3: a 200 with text/plain, by a host whose
+/// What an answer of the policy's host is worth. RFC 8461 §3.2, §3.3: a 200 with text/plain, by a host whose
 /// certificate verifies; nothing else is a policy.
 fn judge(domain: &str, id: String, result: Result<Response, Failure>, at: Now) -> Found {
     use TlsFailureKind::{StsPolicyFetchError, StsPolicyInvalid, StsWebpkiInvalid};

@@ -295,7 +295,7 @@ impl Tally {
     }
 }
 
-/// A policy as RFC 8460 §4.4 shows it: its lines, and its patterns.
+/// A policy as RFC 8460 §4.5 shows it: its lines, and its patterns.
 fn lines_of(policy: &Policy) -> (Vec<String>, Vec<String>) {
     let mx: Vec<String> = policy.mx.iter().take(MX_MAX).cloned().collect();
     let mut lines = vec![

@@ -306,8 +306,16 @@ fn a_shutdown_loses_no_count() {
 fn nothing_is_counted_where_reports_are_off() {
     let mut config = config();
     config.tls_rpt.enabled = false;
-    let mut world = World::new(config);
+    let mut world = World::new(config.clone());
     deliver(&mut world, &["one.example"]);
     world.pass(48 * HOUR);
     assert!(world.errands.is_empty() && world.kept.is_empty());
+    // What was counted before they were is not sent either.
+    let mut world = World::new(super::world::config());
+    deliver(&mut world, &["one.example"]);
+    world.input(Input::Reload(Arc::new(config)));
+    assert_eq!(send(&mut world, TlsReportSelector::default()), 0);
+    world.pass(100 * HOUR);
+    assert!(world.errands.is_empty());
+    assert_eq!(kept(&world), 0, "and is forgotten");
 }
