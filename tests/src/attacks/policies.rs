@@ -44,6 +44,18 @@ fn enforcing(mx: &str) -> String {
     format!("version: STSv1\r\nmode: enforce\r\nmx: {mx}\r\nmax_age: 86400\r\n")
 }
 
+/// How the host of a policy takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    /// An octet a second.
+    Drips,
+    /// It hears the request, and says nothing.
+    Silent,
+    /// Not even a handshake.
+    Mute,
+}
+
 /// The host of a policy: to every request it answers the same. It ends when this is dropped.
 struct PolicyHost {
     address: SocketAddr,
@@ -58,7 +70,7 @@ struct Shared {
 }
 
 impl PolicyHost {
-    fn start(tls: Arc<ServerConfig>, answer: Vec<u8>) -> Result<Self, Trouble> {
+    fn start(tls: Arc<ServerConfig>, answer: Vec<u8>, pace: Pace) -> Result<Self, Trouble> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let host = Self {
             address: listener.local_addr()?,
@@ -73,7 +85,7 @@ impl PolicyHost {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 let Ok(stream) = stream else { continue };
                 // A relay that gives up in the middle is what most of the tests are about.
-                let _ = serve(stream, &tls, &answer, &shared);
+                let _ = serve(stream, &tls, &answer, pace, &shared);
             }
         })?;
         Ok(host)
@@ -108,12 +120,18 @@ fn serve(
     stream: std::net::TcpStream,
     tls: &Arc<ServerConfig>,
     answer: &[u8],
+    pace: Pace,
     shared: &Shared,
 ) -> Result<(), Trouble> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut piece = [0; 1024];
+    if pace == Pace::Mute {
+        let mut stream = stream;
+        while stream.read(&mut piece)? > 0 {}
+        return Ok(());
+    }
     let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(tls))?, stream);
     let mut asked = Vec::new();
-    let mut piece = [0; 1024];
     while !asked.ends_with(b"\r\n\r\n") {
         let length = stream.read(&mut piece)?;
         if length == 0 {
@@ -122,7 +140,16 @@ fn serve(
         asked.extend_from_slice(&piece[..length]);
     }
     *shared.asked.lock().unwrap_or_else(PoisonError::into_inner) = asked;
-    stream.write_all(answer)?;
+    match pace {
+        Pace::AtOnce => stream.write_all(answer)?,
+        Pace::Drips => {
+            for octet in answer {
+                stream.write_all(&[*octet])?;
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+        Pace::Silent | Pace::Mute => while stream.read(&mut piece)? > 0 {},
+    }
     stream.conn.send_close_notify();
     stream.flush()?;
     Ok(())
@@ -143,6 +170,7 @@ struct Plan {
     receiver: Script,
     host: Arc<ServerConfig>,
     answer: Vec<u8>,
+    pace: Pace,
     record: Option<&'static str>,
     /// What an earlier relay kept is here.
     kept: Option<PathBuf>,
@@ -156,6 +184,7 @@ impl Plan {
             receiver: Script::default().with_tls(tls::receiver(MX)?),
             host: tls::receiver(HOST)?,
             answer,
+            pace: Pace::AtOnce,
             record: Some("v=STSv1; id=1"),
             kept: None,
             refused: false,
@@ -166,7 +195,7 @@ impl Plan {
 impl Scene {
     fn start(runtime: Runtime, plan: Plan) -> Result<Self, Trouble> {
         let sink = Sink::start(plan.receiver)?;
-        let host = PolicyHost::start(plan.host, plan.answer)?;
+        let host = PolicyHost::start(plan.host, plan.answer, plan.pace)?;
         let mut zone = Zone::new()
             .mx(DOMAIN, 10, MX)
             .address(MX, sink.address().ip())
@@ -190,6 +219,9 @@ impl Scene {
             config.delivery.port = sink.address().port();
             config.delivery.prohibited_hosts = Vec::new();
             config.mta_sts.port = host.address.port();
+            if plan.pace != Pace::AtOnce {
+                config.mta_sts.timeout = Duration::from_secs(2);
+            }
             config.mta_sts.allow_private = !plan.refused;
             if plan.refused {
                 config.delivery.prohibited_hosts = "127.0.0.3/32".parse().into_iter().collect();
@@ -426,6 +458,30 @@ fn hostile(runtime: Runtime) -> Result<String, Trouble> {
             .map_err(|why| format!("{what}: {why}"))?;
         got.push(what);
     }
+    for pace in [Pace::Drips, Pace::Silent, Pace::Mute] {
+        let slow = |kept| -> Result<Scene, Trouble> {
+            let plan = Plan {
+                record: Some("v=STSv1; id=2"),
+                pace,
+                kept,
+                ..Plan::new(serving(none))?
+            };
+            Scene::start(runtime, plan)
+        };
+        let scene = slow(Some(directory.clone()))?;
+        let fate = scene.send()?;
+        deferred(&scene, &fate, "mta-sts-mx", "enforce id=1")
+            .map_err(|why| format!("{pace:?}: {why}"))?;
+        // Where nothing is kept, it keeps no mail back.
+        let fate = slow(None)?.send()?;
+        ensure!(fate.what == "delivered", "{pace:?}: {fate:?}");
+        got.push(match pace {
+            Pace::AtOnce => "at once",
+            Pace::Drips => "an octet a second",
+            Pace::Silent => "no answer",
+            Pace::Mute => "no handshake",
+        });
+    }
     fs::remove_dir_all(&directory)?;
     Ok(format!("nothing opened by: {}", got.join(", ")))
 }
@@ -447,7 +503,8 @@ fn private_host(runtime: Runtime) -> Result<String, Trouble> {
     Ok(format!("not fetched; {}", fate.words()))
 }
 
-/// STS-06: DANE decides for hosts that have it (see `sts_06_dane_goes_before_mta_sts` of relay-core); the
+/// STS-06: DANE decides for hosts that have it (see `sts_06_dane_goes_before_mta_sts` and
+/// `sts_06_a_host_outside_the_policy_is_used_under_dane_only` of relay-core); the
 /// policy still leaves out hosts that it does not name.
 fn the_rest_is_filtered(runtime: Runtime) -> Result<String, Trouble> {
     let testing = enforcing("mx.other.example").replace("enforce", "testing");
@@ -459,5 +516,15 @@ fn the_rest_is_filtered(runtime: Runtime) -> Result<String, Trouble> {
     let scene = Scene::start(runtime, Plan::new(serving(&enforcing("mx.other.example")))?)?;
     let fate = scene.send()?;
     deferred(&scene, &fate, "mta-sts-mx", "enforce id=1")?;
+    // RFC 8689 §4.2.2: unless the sender says that delivery matters more.
+    let message = format!("TLS-Required: No\r\n{HEADERS}body\r\n");
+    scene.relay.submit(TO, message.as_bytes())?;
+    scene
+        .relay
+        .until("the other message to be delivered", |status| {
+            status.delivered == 1
+        })?;
+    let taken = scene.sink.notes().taken.len();
+    ensure!(taken == 1, "{taken} messages came");
     Ok(fate.words())
 }
