@@ -2,7 +2,8 @@
 
 `shim.c` adds to CLOCK_REALTIME what it is told; the monotonic clock goes on, as it does when somebody sets the time.
 Nothing may be lost, come twice, expire or bounce; new mail is taken all the while; what waits is tried when its
-schedule says, by a clock that does not jump: neither at once, nor when the wall clock comes there.
+schedule says, by a clock that does not jump: neither at once, nor when the wall clock comes there. What seems hours old after a
+restart may be reported as delayed.
 """
 
 import random
@@ -79,7 +80,7 @@ def clocks(given, folder):
     last = after("all is delivered", lambda: server.ask("GET", "status")["queued"] == 0, 3 * RETRY + LATE)
     status = server.ask("GET", "status")
     gone += status["expired"] + status["bounced"]
-    taken, again, cuts, damaged, _ = sink.taken()
+    taken, again, _, damaged, reports = sink.taken()
     server.kill()
     sink.stop()
     lost = [key for key in ledger.expected() if key not in taken]
@@ -90,9 +91,10 @@ def clocks(given, folder):
     most = max(tries.values())
     print(
         "| clock jumps under load, and at restarts | messages with a 250 | lost | twice, not in flight at a kill | expired or bounced | "
-        "longest wait for ten 250s | most attempts of one in s (schedule allows) | all delivered after |\n|---|---|---|---|---|---|---|---|\n"
-        f"| {given.jumps}, {given.jumps // 4} | {len(ledger.acked)} | {len(lost)} | {len(twice)} | {gone} | {longest:.1f} s | "
-        f"{most} in {seconds:.0f} s ({allowed:.0f}) | {last:.1f} s |"
+        "reported as delayed | longest wait for ten 250s | most attempts of one in s (schedule allows) | all delivered after |\n"
+        "|---|---|---|---|---|---|---|---|---|\n"
+        f"| {given.jumps}, {given.jumps // 4} | {len(ledger.acked)} | {len(lost)} | {len(twice)} | {gone} | {reports} | "
+        f"{longest:.1f} s | {most} in {seconds:.0f} s ({allowed:.0f}) | {last:.1f} s |"
     )
     check(not lost and not twice and not damaged and not gone and not panicked, "see above", lost[:5], twice[:5], damaged[:5], panicked)
     check(most <= allowed, "attempts came faster than the schedule says")

@@ -112,11 +112,12 @@ class Book:
         return True
 
     def enter(self, message, rcpts):
-        found = LEDGER.search(message)
+        head, _, body = message.partition(b"\r\n\r\n")
+        # A report quotes the header of what it is about; it is not that.
+        found = LEDGER.search(head + b"\r\n")
         if not found:
             self.strange += 1
             return []
-        body = message.split(b"\r\n\r\n", 1)[1]
         ident = found[1].decode()
         if hashlib.sha256(body).hexdigest() != found[2].decode():
             self.damaged.append(ident)

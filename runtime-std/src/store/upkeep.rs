@@ -111,11 +111,17 @@ impl Log {
             || !self.unremoved.is_empty()
     }
 
-    /// The last step: everything is made durable, and the next start finds it fast.
-    pub(super) fn finish(&mut self) {
+    /// The last step: everything is made durable, and the next start finds it fast. With nobody to ask for
+    /// what was noted, a progress log that is broken stays so.
+    pub(super) fn finish(&mut self, sink: Option<&dyn StoreSink>) {
         self.seal();
         self.note_ends();
-        if self.sync_notes() {
+        let mut synced = self.sync_notes();
+        if let (false, Some(sink)) = (synced, sink) {
+            self.mend_notes(sink);
+            synced = self.sync_notes();
+        }
+        if synced {
             self.write_checkpoints(usize::MAX);
         }
     }
@@ -226,7 +232,7 @@ impl Log {
     }
 
     /// Writes the progress log anew if it is broken, to the end: nobody waits for the store any more.
-    pub(super) fn mend_notes(&mut self, sink: &dyn StoreSink) {
+    fn mend_notes(&mut self, sink: &dyn StoreSink) {
         if !self.recovered || !self.progress.is_broken() {
             return;
         }

@@ -279,8 +279,7 @@ impl Shared {
         }
     }
 
-    /// Makes everything durable and closes the files. With nobody to ask for what was noted, a progress log
-    /// that is broken stays so.
+    /// Makes everything durable and closes the files. See [`Log::finish`].
     pub(super) fn end(&self, sink: Option<&dyn StoreSink>) {
         let log = lock(&self.log).take();
         if let Some(mut log) = log {
@@ -293,10 +292,7 @@ impl Shared {
             if log.panicked.is_none() {
                 log.apply(discarded);
                 log.apply_damaged(damaged);
-                if let Some(sink) = sink {
-                    log.mend_notes(sink);
-                }
-                log.finish();
+                log.finish(sink);
             }
             self.progress.close();
         }

@@ -82,30 +82,39 @@ fn a_fault_at_every_call_gives_no_false_receipt() {
     }
 }
 
-/// A note that could not be written breaks the progress log. An orderly end does not leave the next start
-/// with what the broken one says.
+/// A note that could not be written or synced breaks the progress log. An orderly end does not leave the next
+/// start with what the broken one says.
 #[test]
 fn an_orderly_end_writes_down_what_a_broken_log_does_not_say() {
-    for call in [Call::Write, Call::Sync] {
+    for (call, at_the_end) in [
+        (Call::Write, false),
+        (Call::Sync, false),
+        (Call::Sync, true),
+    ] {
+        let what = format!("{call:?}, {at_the_end}");
         let mut rig = Rig::new();
         for number in 1..=3 {
             rig.write(number, 100);
         }
         rig.settle();
-        rig.disk.fail(Some(call), 0, 1, Fault::Io);
+        let break_it = || rig.disk.fail(Some(call), 0, 1, Fault::Io);
+        if !at_the_end {
+            break_it();
+        }
         rig.discard(1);
         rig.defer(2, 4);
-        let _ = rig.store.shared.progress.sync();
-        assert!(rig.disk.heal(), "{call:?} failed");
+        if at_the_end {
+            break_it();
+        } else {
+            let _ = rig.store.shared.progress.sync();
+        }
         rig.defer(3, 5);
         rig.store.shared.end(Some(&rig.ledger));
+        assert!(rig.disk.heal(), "{what}: nothing failed");
         let again = rig.kill();
-        assert_eq!(again.live(), [2, 3], "{call:?}");
-        assert_eq!(
-            again.ledger.book(|book| book.attempts.clone()),
-            rig.ledger.book(|book| book.attempts.clone()),
-            "{call:?}"
-        );
+        assert_eq!(again.live(), [2, 3], "{what}");
+        let attempts = |rig: &Rig| rig.ledger.book(|book| book.attempts.clone());
+        assert_eq!(attempts(&again), attempts(&rig), "{what}");
     }
 }
 
