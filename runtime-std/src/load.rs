@@ -412,6 +412,7 @@ fn complete(parsed: Parsed, purpose: Purpose) -> Result<Loaded, LoadError> {
         config.return_path_keys = return_path::keys(&config.data_dir, purpose)?;
     }
     let listener_tls = tls::of_listeners(&server, &config)?;
+    warnings.extend(relay_core::tlsrpt::unsigned(&config));
     Ok(Loaded {
         config: Arc::new(config),
         tls: server,

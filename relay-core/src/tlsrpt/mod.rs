@@ -16,6 +16,7 @@ pub(crate) mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use report::unsigned;
 pub(crate) use report::{Head, json};
 pub use rua::{BadRecord, Rua, check_record, ruas};
 pub use send::{Due, Sending, Sent};

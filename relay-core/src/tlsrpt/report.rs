@@ -14,8 +14,10 @@ use super::tally::{Period, Sessions, UnderPolicy};
 use crate::config::{Config, a_labels};
 use crate::engine::Submission;
 use crate::id::MessageId;
+use crate::inbound::body::Author;
 use crate::queue::handling::Handling;
 use crate::queue::message::{Body, BodyKind, Envelope, Origin, Recipient};
+use crate::sign::{Signing, Unsigned};
 use crate::time::UnixTime;
 
 /// Who reports.
@@ -51,6 +53,21 @@ impl Head {
             from: or_by_us(rpt.from.as_ref(), "noreply-smtp-tls-reporting"),
             submitter,
         }
+    }
+}
+
+/// What is wrong if there are domains that sign mail, and none is for the From of reports: they go by HTTPS
+/// alone then.
+#[must_use]
+pub fn unsigned(config: &Config) -> Option<String> {
+    let from = Mailbox::parse(&Head::of(config).from).ok()?;
+    let author = Author::Mailboxes(vec![from]);
+    match Signing::begin(&config.domains, &author, b"") {
+        Err(why @ Unsigned::NoKeys(_)) if config.tls_rpt.enabled => Some(format!(
+            "tls_rpt.from: {why}: reports on TLS that are asked for by mail are not sent; name an address \
+             of a [[domain]]"
+        )),
+        Ok(_) | Err(_) => None,
     }
 }
 

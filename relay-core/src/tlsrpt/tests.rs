@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::id::MessageId;
 use crate::outbound::{TlsFailureKind, TlsPolicyType, TlsSession};
 use crate::queue::message::Body;
+use crate::sign::tests::signing_domain;
 use crate::sts::{Mode, Policy};
 use crate::time::UnixTime;
 
@@ -247,6 +248,21 @@ fn the_mail_that_carries_it() {
         gunzipped(&attached)["policies"].as_array().unwrap().len(),
         2
     );
+}
+
+#[test]
+fn whether_somebody_signs_reports() {
+    let mut config = Config::new("mail.host.example".parse().unwrap(), "data");
+    assert_eq!(super::unsigned(&config), None, "nobody signs anything");
+    config.domains = vec![signing_domain("sender.example")];
+    let why = super::unsigned(&config).unwrap();
+    assert!(why.contains("is mail.host.example or above it"), "{why}");
+    config.tls_rpt.contact = Some(to("us@sender.example"));
+    assert_eq!(super::unsigned(&config), None);
+    config.tls_rpt.from = Some(to("tls@other.example"));
+    assert!(super::unsigned(&config).is_some());
+    config.tls_rpt.enabled = false;
+    assert_eq!(super::unsigned(&config), None);
 }
 
 #[test]
