@@ -213,6 +213,7 @@ def run(world, report):
         report.case("reports: `report FILE` reads them", read_back, setting)
         report.case("reports: a host that fails is tried again, and not for ever", tried_again, setting)
         report.case("reports: they are not reported about", not_about_themselves, setting)
+        report.case("reports: a day that is over is told whole", a_day_that_is_over, setting)
         setting.relay.stop()
     finally:
         if setting.relay.child.running():
@@ -467,3 +468,34 @@ def not_about_themselves(setting):
     first, second = (json.loads(gzip.decompress(body)) for _, body in setting.web.at("/one"))
     check(first["report-id"] != second["report-id"], "the same id")
     check(seconds(first["date-range"]["end-datetime"]) < seconds(second["date-range"]["start-datetime"]), first, second)
+
+
+def a_day_that_is_over(setting):
+    """What was kept today is made one of yesterday, as if midnight had come while the relay was down."""
+    wait_for("another session", lambda: setting.send(setting.cases[:1]) or "good.signed" in setting.counted(), 20, 3)
+    setting.relay.stop()
+    kept = setting.relay.data / "kept"
+    for file in list(kept.glob("tls-rpt-*.json")):
+        told = json.loads(file.read_text())
+        file.unlink()
+        if not told["policies"]:
+            continue
+        day = told["period"]["day"] - 1
+        told["period"].update(day=day, start=day * DAY)
+        (kept / re.sub(r"\d+", str(day * DAY), file.name, count=1)).write_text(json.dumps(told))
+    setting.relay.start()
+    counted = setting.counted()
+    check(list(counted) == ["good.signed"], counted)
+    entry = counted["good.signed"]
+    # RFC 8460 §4.1: within four hours.
+    left = datetime.datetime.fromisoformat(entry["next"]) - datetime.datetime.now(datetime.timezone.utc)
+    check(entry["state"] == "due" and datetime.timedelta(0) < left < datetime.timedelta(hours=4, minutes=1), entry)
+    yesterday = datetime.datetime.fromtimestamp(day * DAY, datetime.timezone.utc).strftime("%Y-%m-%d")
+    before = len(setting.web.at("/one"))
+    check(setting.sent("--day", yesterday) == 1, "it is sent")
+    wait_for("it arrives everywhere", lambda: setting.counted() == {}, 30)
+    check(len(setting.web.at("/one")) == before + 1, "one post")
+    policies = read(gzip.decompress(setting.web.at("/one")[-1][1]), "good.signed")
+    check(policies[0]["summary"]["total-successful-session-count"] >= 1, policies)
+    told = json.loads(gzip.decompress(setting.web.at("/one")[-1][1]))["date-range"]
+    check(told == {"start-datetime": f"{yesterday}T00:00:00Z", "end-datetime": f"{yesterday}T23:59:59Z"}, told)

@@ -313,26 +313,28 @@ impl Engine {
         if period.day < self.today() {
             return self.forget_counts(period);
         }
+        let unix = self.clock.now().unix.as_secs();
+        self.tls_reports.tally.close(period, unix);
         if let Some(sessions) = self.tls_reports.tally.get_mut(period) {
             sessions.policies.clear();
         }
         self.keep_counts_soon();
     }
 
-    /// Sends reports now, those of the running day too; gives how many.
+    /// Sends reports now, those of the running day too; gives how many are on their way.
     pub(super) fn send_tls_reports(&mut self, selector: &TlsReportSelector) -> usize {
         if !self.config.tls_rpt.enabled {
             return 0;
         }
         let now = self.clock.tick();
         let reports = &mut self.tls_reports;
-        let chosen = reports.tally.iter().filter(|sessions| {
-            let period = &sessions.period;
-            selector.fits(period.day, &period.domain)
-                && !sessions.is_told()
-                && !reports.sending.contains(period)
-        });
-        let chosen: BTreeSet<Period> = chosen.map(|sessions| sessions.period.clone()).collect();
+        let fits = |sessions: &&Sessions| {
+            selector.fits(sessions.period.day, &sessions.period.domain) && !sessions.is_told()
+        };
+        let fitting = reports.tally.iter().filter(fits);
+        let (sending, chosen): (BTreeSet<Period>, BTreeSet<Period>) = fitting
+            .map(|sessions| sessions.period.clone())
+            .partition(|period| reports.sending.contains(period));
         reports.due.retain(|(_, period)| !chosen.contains(period));
         let unix = self.clock.now().unix.as_secs();
         for period in &chosen {
@@ -344,7 +346,7 @@ impl Engine {
         if !chosen.is_empty() {
             self.keep_counts_soon();
         }
-        chosen.len()
+        chosen.len() + sending.len()
     }
 
     /// What is counted and not told, for an administrator. With the report itself where one domain is meant.

@@ -16,6 +16,7 @@ use crate::machine::{self, Machine as _, Output};
 use crate::outbound::{TlsPolicyType, TlsSession};
 use crate::queue::message::Body;
 use crate::sign::tests::signing_domain;
+use crate::time::UnixTime;
 use crate::tlsrpt::Sending;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -275,11 +276,31 @@ fn an_operator_names_a_day() {
     assert_eq!(send(&mut world, on("2025-06-14")), 0);
     assert_eq!(send(&mut world, on("2025-06-15")), 1);
     assert_eq!(list(&mut world)[0].state, "sending");
+    assert_eq!(send(&mut world, on("2025-06-15")), 1, "it is on its way");
+    assert_eq!(world.errands.len(), 1, "once");
     for wrong in ["", "2025-6-15", "2025-02-30", "1969-12-31", "today"] {
         assert!(wrong.parse::<Day>().is_err(), "{wrong}");
     }
     let day: Day = "2025-06-15".parse().unwrap();
     assert_eq!(String::from(day), "2025-06-15");
+}
+
+/// What was told is told once, and what comes later is told too, whatever the clock does.
+#[test]
+fn a_clock_that_is_set_back_loses_no_report() {
+    let mut world = World::new(signing());
+    deliver(&mut world, &["one.example"]);
+    assert_eq!(send(&mut world, TlsReportSelector::default()), 1);
+    let late = world.now.unix;
+    world.now.unix = UnixTime::from_secs(late.as_secs() - 86_400);
+    assert_eq!(answer(&mut world, BY_MAIL, Ok(())).0.len(), 1);
+    world.now.unix = UnixTime::from_secs(late.as_secs() + 5);
+    world.finish_all(&delivered());
+    world.end_idle();
+    deliver(&mut world, &["one.example"]);
+    assert_eq!(send(&mut world, TlsReportSelector::default()), 1);
+    answer(&mut world, BY_MAIL, Ok(()));
+    assert_eq!(world.finish_all(&delivered()), 1, "a second mail");
 }
 
 #[test]
