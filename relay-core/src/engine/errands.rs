@@ -73,9 +73,22 @@ impl Engine {
         }
     }
 
-    /// Sends the errands that may be sent now. Each is a socket, as a question is.
+    /// How many questions may be out beside the errands that are. Each is a socket.
+    pub(super) fn questions_max(&self) -> usize {
+        let most = self
+            .capacity
+            .questions
+            .saturating_sub(self.errands.out.len());
+        most.max(1)
+    }
+
+    /// Sends the errands that may be sent now: half of the room is always there for questions, since an
+    /// errand to a host that does not answer lasts for a minute.
     pub(super) fn send_errands(&mut self) {
-        while self.errands.out.len() + self.domains.asked() < self.capacity.questions.max(1)
+        let most = (self.capacity.questions / 2).max(1);
+        let all = self.capacity.questions.max(1);
+        while self.errands.out.len() < most
+            && self.errands.out.len() + self.domains.asked() < all
             && let Some((errand, purpose)) = self.errands.queued.pop_front()
         {
             self.errands.last_id += 1;
@@ -113,10 +126,18 @@ impl Engine {
         tracing::debug!(domain = &*name, ?found, "MTA-STS");
         self.note_policy_failure(&name, &found, matches!(purpose, Purpose::Refresh(_)));
         let (now, unix) = (self.clock.tick(), self.clock.now().unix);
+        let before = self.policies.policy(&name, unix).map(Arc::clone);
         let changes = self
             .policies
             .learnt(&name, &found, now, unix, &mut self.rng);
         self.keep(changes);
+        let after = self.policies.policy(&name, unix);
+        let asks = |policy: Option<&Arc<Policy>>| policy.map(|p| (p.mode, p.mx.clone()));
+        if asks(before.as_ref()) != asks(after)
+            && let Some(domain) = self.domains.find(&name)
+        {
+            self.reroute(domain);
+        }
         match purpose {
             Purpose::Route(domain, set) => self.go_ways(domain, Ok(set)),
             Purpose::Refresh(_) => self.errands.refreshes -= 1,

@@ -126,7 +126,7 @@ impl Engine {
 
     /// Puts the questions that may be put now.
     pub(super) fn ask_names(&mut self) {
-        while let Some((id, domain)) = self.domains.question(self.capacity.questions) {
+        while let Some((id, domain)) = self.domains.question(self.questions_max()) {
             let name = self.domains.name(domain).to_string();
             self.out.push_back(Output::Resolve(id, name));
         }
@@ -279,6 +279,13 @@ impl Engine {
     fn remember(&mut self, domain: u32, no: LaneNo) {
         let until = self.clock.tick().after(FOUND_HOLDS);
         if let Some(old) = self.domains.found(domain, no, until) {
+            self.follow(domain, old);
+        }
+    }
+
+    /// What is asked for a domain is not what its lane was chosen by: its ready jobs find their way anew.
+    pub(super) fn reroute(&mut self, domain: u32) {
+        if let Some(old) = self.domains.forget_lane(domain) {
             self.follow(domain, old);
         }
     }

@@ -144,6 +144,16 @@ impl Domains {
         before.map(|(before, _)| before).filter(|&no| no != lane)
     }
 
+    /// Forgets which lane a domain leads to; gives it back.
+    pub(crate) fn forget_lane(&mut self, domain: u32) -> Option<LaneNo> {
+        self.entries[domain].found.take().map(|(lane, _)| lane)
+    }
+
+    /// The handle of a domain that is known.
+    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+        self.names.get(name).copied()
+    }
+
     /// Forgets a domain that no job came to wait for, after its question was answered.
     pub(crate) fn forget_if_unused(&mut self, domain: u32) {
         // A job that was settled on the way may have taken its domain with it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use relay_core::config::{InDoubt, TlsLevel};
 use relay_core::time::Instant;
+use smtp_proto::ByMode;
 
 use super::compose::Wishes;
 use super::figures::Figures;
@@ -41,6 +42,7 @@ pub(crate) enum Fate {
 
 #[derive(Debug)]
 pub(crate) struct Entry {
+    pub(crate) sender: String,
     pub(crate) recipients: BTreeMap<String, Recipient>,
     /// In the order of the envelope.
     pub(crate) order: Vec<String>,
@@ -64,6 +66,8 @@ pub(crate) struct Recipient {
     pub(crate) failed: bool,
     pub(crate) removed: bool,
     pub(crate) reported: bool,
+    /// Its sender was told that it is late.
+    pub(crate) delay_reported: bool,
     /// No attempt before.
     pub(crate) not_before: Option<Instant>,
     /// Held since then, because it is in doubt: no attempt before somebody releases it.
@@ -87,6 +91,8 @@ pub(crate) enum Subject {
     Message(u64),
     /// A report about a message.
     Report(u64),
+    /// The TLS-RPT report of a day and a domain.
+    Tls(u64, String),
 }
 
 /// The ledger and the rules.
@@ -148,9 +154,10 @@ impl Book {
         self.figures.disk_faults = faults;
     }
 
-    pub(crate) fn began(&mut self, token: u64, to: &[String], message: &[u8]) {
+    pub(crate) fn began(&mut self, token: u64, sender: &str, to: &[String], message: &[u8]) {
         self.figures.begun += 1;
         let entry = Entry {
+            sender: sender.to_owned(),
             recipients: to
                 .iter()
                 .map(|to| (to.clone(), Recipient::default()))
@@ -279,6 +286,7 @@ impl Book {
     pub(crate) fn touched(&mut self, id: Option<&str>) {
         let token = match id.and_then(|id| self.ids.get(id)) {
             Some(Subject::Message(token) | Subject::Report(token)) => Some(*token),
+            Some(Subject::Tls(..)) => return,
             None => None,
         };
         for (number, entry) in &mut self.entries {
@@ -304,7 +312,7 @@ impl Book {
         let Some(entry) = self.entries.get(&token) else {
             return;
         };
-        let last = self.expire + extra + entry.wishes.hold_time();
+        let last = entry.wishes.life(self.expire) + extra;
         let mut wrong = None;
         if let Some(early) = entry.recipients.get(to).and_then(|r| r.not_before)
             && now + Duration::from_millis(150) < early
@@ -350,6 +358,10 @@ impl Book {
         now: Instant,
     ) {
         self.figures.received += 1;
+        if from.is_empty() && to.iter().all(|to| to.starts_with("tlsrpt@")) {
+            self.figures.tls_reports += 1;
+            return;
+        }
         if from.is_empty() {
             return self.report_received(to, body);
         }
@@ -449,11 +461,12 @@ impl Book {
                 if let Some(rest) = line.strip_prefix("Final-Recipient:") {
                     about = rest.split(';').nth(1).map(str::trim);
                 }
-                let failed = line.strip_prefix("Action:").map(str::trim) == Some("failed");
-                if let (true, Some(about)) = (failed, about)
+                let action = line.strip_prefix("Action:").map(str::trim);
+                if let Some(about) = about
                     && let Some(recipient) = entry.recipients.get_mut(about)
                 {
-                    recipient.reported = true;
+                    recipient.reported |= action == Some("failed");
+                    recipient.delay_reported |= action == Some("delayed");
                 }
             }
         }
@@ -489,8 +502,34 @@ impl Book {
                 lost.len()
             ));
         }
+        if let Some(which) = self.late_and_silent() {
+            self.blame(format!("{which} was late, and its sender was never told"));
+        }
         if let Some(which) = silent.first().filter(|_| silent.len() as u64 > self.flips) {
             self.blame(format!("{which} failed, and its sender was never told"));
         }
+    }
+
+    /// RFC 2852 §4.1.3: the sender of what is still on its way at its time, and is to be told, is told.
+    fn late_and_silent(&self) -> Option<String> {
+        let extra = GRACE * (self.crashes.len() as u32) + self.downtime + SWEEP + ATTEMPT_MAX;
+        if self.jumps || self.holds || self.flips > 0 {
+            return None;
+        }
+        self.entries.iter().find_map(|(token, entry)| {
+            let Fate::Acknowledged(at) = entry.fate else {
+                return None;
+            };
+            let (secs, ByMode::Notify) = entry.wishes.by? else {
+                return None;
+            };
+            let excused = entry.touched_by_admin || self.lost_reports.contains(token);
+            let last = Duration::from_secs(secs.into()) + extra;
+            entry.recipients.iter().find_map(|(name, recipient)| {
+                let taken = recipient.last.as_ref()?.at;
+                let late = recipient.receptions == 1 && taken.since(at) > last;
+                (late && !excused && !recipient.delay_reported).then(|| format!("t{token} {name}"))
+            })
+        })
     }
 }

@@ -11,9 +11,11 @@ use rcgen::{
     date_time_ymd,
 };
 use relay_core::channel::{ClientTls, ServerTls};
+use relay_core::sign::Key;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::names::host_name;
+use super::sites::COLLECTOR;
 
 /// Hosts that a certificate may be for.
 const HOSTS_MAX: usize = 32;
@@ -29,6 +31,8 @@ pub(crate) enum Paper {
     Expired,
     /// It chains to nothing.
     SelfSigned,
+    /// It names a host of the web, and chains to a root.
+    Site,
 }
 
 impl Paper {
@@ -43,6 +47,8 @@ pub(crate) struct Papers {
     pub(crate) relay: Arc<ServerTls>,
     /// Of the relay's deliveries, and of clients.
     pub(crate) roots: Arc<ClientTls>,
+    /// What the relay signs mail of its own with.
+    pub(crate) dkim: Key,
     /// A TLSA record for good hosts: `3 1 0` and the key. RFC 6698 §2.1.
     pub(crate) tlsa: Vec<u8>,
 }
@@ -73,6 +79,7 @@ impl Papers {
             Paper::WrongName,
             Paper::Expired,
             Paper::SelfSigned,
+            Paper::Site,
         ] {
             let key = KeyPair::generate_for(&PKCS_ED25519)?;
             let params = match paper {
@@ -84,10 +91,11 @@ impl Papers {
                     params
                 }
                 Paper::SelfSigned => params(names.clone(), 5)?,
+                Paper::Site => params(sites(), 7)?,
             };
             let certificate = match paper {
                 Paper::SelfSigned => params.self_signed(&key)?,
-                Paper::Good | Paper::WrongName | Paper::Expired => {
+                Paper::Good | Paper::WrongName | Paper::Expired | Paper::Site => {
                     params.signed_by(&key, &issuer)?
                 }
             };
@@ -103,8 +111,17 @@ impl Papers {
             relay: server(own.der(), &key)?,
             roots: ClientTls::new(vec![root.der().clone()])?,
             tlsa,
+            dkim: Key::new(PrivateKeyDer::try_from(key.serialize_der())?)?,
         })
     }
+}
+
+/// The names of sites: of all domains that a world may have.
+fn sites() -> Vec<String> {
+    let domains = ["a", "b", "s"]
+        .into_iter()
+        .flat_map(|letter| (0..10).map(move |number| format!("mta-sts.{letter}{number}.test")));
+    domains.chain([COLLECTOR.to_owned()]).collect()
 }
 
 fn params(names: Vec<String>, serial: u64) -> Result<CertificateParams, rcgen::Error> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use relay_core::rng::Rng;
 use relay_core::time::Instant;
 use smtp_proto::client::SendError;
-use smtp_proto::{ForwardPath, Hold, MailParams, Priority, RcptParams, ReversePath};
+use smtp_proto::{
+    ByMode, DeliverBy, ForwardPath, Hold, MailParams, Priority, RcptParams, ReversePath,
+};
 
 use super::agenda::Dice;
 use super::client::{Outgoing, Spoil, Step, Talk};
@@ -23,13 +25,19 @@ pub(crate) struct Wishes {
     pub(crate) hold: Option<(u32, Instant)>,
     /// MT-PRIORITY.
     pub(crate) priority: Option<i8>,
+    /// BY, in seconds.
+    pub(crate) by: Option<(u32, ByMode)>,
 }
 
 impl Wishes {
-    /// How much longer the message may take.
-    pub(crate) fn hold_time(&self) -> Duration {
-        let secs = self.hold.map_or(0, |(secs, _)| secs);
-        Duration::from_secs(u64::from(secs))
+    /// How long the message may be tried, where all others expire after `expire`.
+    pub(crate) fn life(&self, expire: Duration) -> Duration {
+        let held = self.hold.map_or(0, |(secs, _)| secs);
+        let expire = expire + Duration::from_secs(held.into());
+        match self.by {
+            Some((secs, ByMode::Return)) => expire.min(Duration::from_secs(secs.into())),
+            Some((_, ByMode::Notify)) | None => expire,
+        }
     }
 }
 
@@ -63,7 +71,7 @@ impl World {
         };
         let message = write_message(token, &sender, &to, self.profile.body, rng);
         let wishes = self.wishes(index);
-        self.book.began(token, &to, &message);
+        self.book.began(token, &sender, &to, &message);
         self.book.wished(token, wishes);
         self.tell(format_args!(
             "client {index} begins t{token} for {} ({spoil:?})",
@@ -82,6 +90,9 @@ impl World {
                     .hold
                     .and_then(|(secs, _)| NonZeroU32::new(secs))
                     .map(Hold::For),
+                by: wishes
+                    .by
+                    .and_then(|(secs, mode)| DeliverBy::new(i32::try_from(secs).ok()?, mode)),
                 mt_priority: wishes.priority.and_then(Priority::new),
                 ..MailParams::default()
             },
@@ -100,7 +111,15 @@ impl World {
         let client = &mut self.clients[index];
         let rng = &mut client.rng;
         let mut wishes = Wishes::default();
-        if client.probe || self.calm || !rng.chance(self.profile.wishes_per_mille) {
+        if client.probe || self.calm {
+            return wishes;
+        }
+        if rng.chance(self.profile.deadlines_per_mille) {
+            let mode = rng.pick(&[ByMode::Return, ByMode::Notify]);
+            wishes.by = Some((rng.pick(&[60, 600, 3600, 14_400]), mode));
+            return wishes;
+        }
+        if !rng.chance(self.profile.wishes_per_mille) {
             return wishes;
         }
         match rng.below(2) {

@@ -10,7 +10,7 @@ use relay_core::id::{DeliveryId, SessionId};
 use relay_core::inbound::{self, Session, Setup};
 use relay_core::machine::{BURST_MAX, Input, Machine, Output, WRITE_MAX};
 use relay_core::outbound::{self, Report};
-use relay_core::time::Instant;
+use relay_core::time::{Instant, Now};
 
 use super::agenda::Slot;
 use super::certs::Papers;
@@ -96,8 +96,7 @@ impl World {
             return;
         };
         if let Some(input) = input {
-            task.machine.handle_input(self.now(), input);
-            task.waits = Waits::Poll;
+            task.take(self.now(), input);
         }
         let timer = Inner::SessionTime(id);
         let open = self.drive(&mut task, timer, |world, _, request| {
@@ -110,6 +109,7 @@ impl World {
             return;
         }
         self.end_task(task);
+        self.load.asks(id, &Ask::Bye);
         self.engine_in(ToEngine::Ask(id, Ask::Bye));
     }
 
@@ -126,8 +126,7 @@ impl World {
             return;
         };
         if let Some(input) = input {
-            task.machine.handle_input(self.now(), input);
-            task.waits = Waits::Poll;
+            task.take(self.now(), input);
         }
         let timer = Inner::DeliveryTime(id);
         let open = self.drive(&mut task, timer, |world, task, request| {
@@ -143,13 +142,15 @@ impl World {
         self.engine_in(ToEngine::Report(id, Report::Ended));
     }
 
-    pub(crate) fn end_task<M: Machine>(&mut self, task: Task<M>) {
+    /// The connection is over, and the machine done.
+    pub(crate) fn end_task<M: Machine>(&mut self, task: Task<M>) -> M {
         if let Some(slot) = task.timer {
             self.agenda.cancel(slot);
         }
         if let Some(conn) = task.conn {
             self.hang_up(conn, task.side);
         }
+        task.machine
     }
 
     pub(crate) fn hang_up(&mut self, conn: ConnId, side: Side) {
@@ -340,6 +341,12 @@ impl<M: Machine> Task<M> {
             waits: Waits::Poll,
             timer: None,
         }
+    }
+
+    /// Hands in what it waited for.
+    pub(crate) fn take(&mut self, now: Now, input: Input<'_, M::Answer>) {
+        self.machine.handle_input(now, input);
+        self.waits = Waits::Poll;
     }
 
     pub(crate) fn describe(&self) -> String {

@@ -19,6 +19,8 @@ pub struct Figures {
     pub failed: u64,
     /// Reports that receivers took.
     pub reports: u64,
+    /// TLS-RPT reports that receivers took.
+    pub tls_reports: u64,
     /// Times that the relay died.
     pub crashes: u64,
     /// Recipients held because their delivery was in doubt.
@@ -38,6 +40,7 @@ impl Figures {
         self.duplicates += other.duplicates;
         self.failed += other.failed;
         self.reports += other.reports;
+        self.tls_reports += other.tls_reports;
         self.crashes += other.crashes;
         self.held += other.held;
         self.disk_faults += other.disk_faults;

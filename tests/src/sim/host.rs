@@ -43,13 +43,17 @@ pub(crate) struct Talk {
     pub(crate) host: usize,
     /// Of the relay.
     pub(crate) life: u32,
+    pub(crate) opened: Instant,
     pub(crate) conn: ConnId,
     pub(crate) smtp: Connection,
     pub(crate) channel: Channel,
     pub(crate) handshaking: bool,
     /// What is said first under implicit TLS, until its handshake is over.
     pub(crate) greeting: Vec<u8>,
+    /// The sender: behind a return path, the original one.
     pub(crate) from: String,
+    /// The index of the recipient that the return path names.
+    pub(crate) verp: Option<u32>,
     pub(crate) recipients: Vec<String>,
     pub(crate) body: Vec<u8>,
     pub(crate) messages: u32,

@@ -120,6 +120,7 @@ impl World {
         if done && status.queued == 0 && status.messages == 0 && idle && all_here {
             self.tell(format_args!("the queue is empty"));
             self.book.settle();
+            self.check_reports();
             return true;
         }
         let longest = self.profile.retry.iter().max().copied().unwrap_or(HOUR);

@@ -46,6 +46,7 @@ impl Book {
                 Some(Subject::Report(token)) => {
                     self.lost_reports.insert(token);
                 }
+                Some(Subject::Tls(..)) => {}
                 None => self.blame(format!("{} fails, which nobody handed in", event.id)),
             },
             EventKind::Changed { change, recipients } if change == "removed" => match subject {
@@ -53,7 +54,7 @@ impl Book {
                 Some(Subject::Report(token)) => {
                     self.lost_reports.insert(token);
                 }
-                None => {}
+                Some(Subject::Tls(..)) | None => {}
             },
             EventKind::Changed { .. } => self.touched(Some(&event.id)),
             EventKind::NotReported { .. }
@@ -206,7 +207,11 @@ impl Book {
             return true;
         };
         let age = at.since(accepted);
-        age + Duration::from_secs(10) + GRACE * (self.crashes.len() as u32) >= self.expire
+        let life = self
+            .entries
+            .get(&token)
+            .map_or(self.expire, |entry| entry.wishes.life(self.expire));
+        age + Duration::from_secs(10) + GRACE * (self.crashes.len() as u32) >= life
             || self.jumps
             || self
                 .entries
@@ -221,8 +226,7 @@ impl Book {
         if self.jumps {
             return;
         }
-        let most =
-            self.expire + GRACE * (self.crashes.len() as u32) + self.downtime + SWEEP + ATTEMPT_MAX;
+        let extra = GRACE * (self.crashes.len() as u32) + self.downtime + SWEEP + ATTEMPT_MAX;
         for (id, held) in queued {
             let Some(Subject::Message(token)) = self.ids.get(id) else {
                 continue;
@@ -231,7 +235,7 @@ impl Book {
                 continue;
             };
             if let (false, Fate::Acknowledged(at)) = (*held || entry.touched_by_admin, entry.fate)
-                && now.since(at) > most + entry.wishes.hold_time()
+                && now.since(at) > entry.wishes.life(self.expire) + extra
             {
                 let age = now.since(at);
                 return self.blame(format!("{id} is in the queue {age:?} after its acceptance"));

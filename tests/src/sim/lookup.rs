@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay_core::dns::{Addresses, Alias, Event as Heard, Lookup, MxSet, Query, Step, TlsaSet};
+use relay_core::dns::{
+    Addresses, Alias, Event as Heard, Lookup, MxSet, Query, Step, Texts, TlsaSet,
+};
 use relay_core::engine::Input as ToEngine;
-use relay_core::id::{DeliveryId, ResolveId};
+use relay_core::https;
+use relay_core::id::{DeliveryId, ErrandId, ResolveId};
 use relay_core::outbound;
 
 use super::agenda::Dice;
@@ -19,6 +22,8 @@ pub(crate) enum Asking {
     Host(DeliveryId, Lookup<Addresses>, u64),
     Tlsa(DeliveryId, Lookup<TlsaSet>, u64),
     Alias(DeliveryId, Lookup<Alias>, u64),
+    Texts(ErrandId, Lookup<Texts>, u64),
+    Site(ErrandId, Lookup<Addresses>, u64),
 }
 
 impl World {
@@ -54,6 +59,22 @@ impl World {
         }
     }
 
+    pub(crate) fn ask_texts(&mut self, id: ErrandId, name: &str) {
+        let now = self.now();
+        if let Some(relay) = &mut self.relay {
+            let lookup = relay.resolver.begin(now, Query::txt(name));
+            self.begin_lookup(Asking::Texts(id, lookup, 0));
+        }
+    }
+
+    pub(crate) fn ask_site(&mut self, id: ErrandId, host: &str) {
+        let now = self.now();
+        if let Some(relay) = &mut self.relay {
+            let lookup = relay.resolver.begin(now, Query::addresses(host));
+            self.begin_lookup(Asking::Site(id, lookup, 0));
+        }
+    }
+
     fn begin_lookup(&mut self, asking: Asking) {
         if let Some(relay) = &mut self.relay {
             relay.next_lookup += 1;
@@ -71,6 +92,7 @@ impl World {
         let current = match &asking {
             Asking::Mx(_, _, current) | Asking::Host(_, _, current) => *current,
             Asking::Tlsa(_, _, current) | Asking::Alias(_, _, current) => *current,
+            Asking::Texts(_, _, current) | Asking::Site(_, _, current) => *current,
         };
         if current == exchange {
             let event = match &heard {
@@ -85,6 +107,8 @@ impl World {
                 Asking::Host(_, lookup, _) => lookup.handle(now, event),
                 Asking::Tlsa(_, lookup, _) => lookup.handle(now, event),
                 Asking::Alias(_, lookup, _) => lookup.handle(now, event),
+                Asking::Texts(_, lookup, _) => lookup.handle(now, event),
+                Asking::Site(_, lookup, _) => lookup.handle(now, event),
             }
         }
         self.search(number, asking);
@@ -97,6 +121,8 @@ impl World {
             Asking::Host(_, lookup, exchange) => (lookup.poll(), exchange),
             Asking::Tlsa(_, lookup, exchange) => (lookup.poll(), exchange),
             Asking::Alias(_, lookup, exchange) => (lookup.poll(), exchange),
+            Asking::Texts(_, lookup, exchange) => (lookup.poll(), exchange),
+            Asking::Site(_, lookup, exchange) => (lookup.poll(), exchange),
         };
         match step {
             Step::Exchange {
@@ -188,6 +214,14 @@ impl World {
             Asking::Alias(id, lookup, _) => {
                 let answer = relay.resolver.finish(now, lookup);
                 self.soon(Inner::Delivery(id, outbound::Answer::Alias(answer)));
+            }
+            Asking::Texts(id, lookup, _) => {
+                let answer = relay.resolver.finish(now, lookup);
+                self.soon(Inner::Errand(id, https::Answer::Texts(answer)));
+            }
+            Asking::Site(id, lookup, _) => {
+                let answer = relay.resolver.finish(now, lookup);
+                self.soon(Inner::Errand(id, https::Answer::Resolved(answer)));
             }
         }
     }

@@ -30,6 +30,10 @@ pub(crate) struct Names {
     smart: bool,
     /// Hosts whose certificate the zone names.
     dane: Vec<bool>,
+    /// Hosts of the web and their addresses, and TXT records.
+    pub(crate) site_names: Vec<(String, IpAddr)>,
+    pub(crate) texts: Vec<(String, String)>,
+    failing: Vec<(String, Failure)>,
     /// Of a thousand questions, how many get no answer, or a forged one before the right one.
     pub(crate) silent_per_mille: u64,
     pub(crate) forged_per_mille: u64,
@@ -101,6 +105,9 @@ impl Names {
                 .iter()
                 .map(|_| profile.dane && rng.chance(500))
                 .collect(),
+            site_names: Vec::new(),
+            texts: Vec::new(),
+            failing: Vec::new(),
             silent_per_mille: 0,
             forged_per_mille: 0,
             truncated_per_mille: profile.dns_truncated_per_mille,
@@ -111,6 +118,12 @@ impl Names {
 
     /// Makes these names fail, and no others.
     pub(crate) fn set_failing(&mut self, failing: &[(String, Failure)]) {
+        self.failing = failing.to_vec();
+        self.rebuild();
+    }
+
+    /// Makes the zone anew of all that it says now.
+    pub(crate) fn rebuild(&mut self) {
         let mut zone = Zone::new().mx("null.test", 0, ".").empty("bare.test");
         if self.dane.contains(&true) {
             zone = zone.authentic();
@@ -134,7 +147,13 @@ impl Names {
                 }
             }
         }
-        for (name, how) in failing {
+        for (name, ip) in &self.site_names {
+            zone = zone.address(name, *ip);
+        }
+        for (name, text) in &self.texts {
+            zone = zone.txt(name, &[text]);
+        }
+        for (name, how) in &self.failing {
             zone = zone.failing(name, *how);
         }
         self.zone = zone;
@@ -171,6 +190,11 @@ impl Names {
         if self.dane.contains(&true) && rng.chance(300) {
             let host = host_name(rng.below(self.hosts as u64) as usize);
             return format!("_25._tcp.{host}");
+        }
+        if !self.texts.is_empty() && rng.chance(300) {
+            return self.texts[rng.below(self.texts.len() as u64) as usize]
+                .0
+                .clone();
         }
         if rng.chance(400) {
             return host_name(rng.below(self.hosts as u64) as usize);

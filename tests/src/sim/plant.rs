@@ -56,6 +56,20 @@ pub enum Plant {
     LoginInClear,
     /// All lanes share one connection.
     LaneStarved,
+    /// A lane forgets the policy of its domain.
+    PolicyForgotten,
+    /// A policy is read as if it named any host.
+    PolicyMisread,
+    /// A restart forgets what was kept.
+    KeptForgotten,
+    /// What was counted is forgotten when the report is sent, but not on the disk.
+    CountKept,
+    /// Mail leaves under its sender's own address.
+    ReturnPathForgotten,
+    /// When a message is to be delivered by is forgotten at acceptance.
+    DeadlineForgotten,
+    /// The relay thinks that it has all the memory there is.
+    RoomForgotten,
 }
 
 impl Plant {
@@ -64,6 +78,13 @@ impl Plant {
     pub fn seeds_max(self) -> u64 {
         match self {
             Self::LaneStarved
+            | Self::PolicyForgotten
+            | Self::PolicyMisread
+            | Self::KeptForgotten
+            | Self::CountKept
+            | Self::ReturnPathForgotten
+            | Self::DeadlineForgotten
+            | Self::RoomForgotten
             | Self::CertificateForgotten
             | Self::DaneForgotten
             | Self::RequireTlsForgotten => 400,
@@ -95,7 +116,7 @@ impl Plant {
     }
 
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 32] = [
         Self::AckBeforeSync,
         Self::OutcomeNoteLost,
         Self::OutcomeLost,
@@ -121,5 +142,12 @@ impl Plant {
         Self::DoubtForgotten,
         Self::LoginInClear,
         Self::LaneStarved,
+        Self::PolicyForgotten,
+        Self::PolicyMisread,
+        Self::KeptForgotten,
+        Self::CountKept,
+        Self::ReturnPathForgotten,
+        Self::DeadlineForgotten,
+        Self::RoomForgotten,
     ];
 }

@@ -91,6 +91,16 @@ pub struct Profile {
     pub zone_changes: u64,
     /// How often the configuration is loaded anew.
     pub reloads: u64,
+    /// Domains have MTA-STS policies, and ask for TLS-RPT reports.
+    pub sts: bool,
+    /// How often a policy changes, or the host that serves it.
+    pub sts_changes: u64,
+    /// Mail of clients leaves under signed return paths.
+    pub return_path: bool,
+    /// The relay has little memory, and few descriptors.
+    pub small: bool,
+    /// Of a thousand messages, how many have a time to be delivered by.
+    pub deadlines_per_mille: u64,
     /// A fault of ours, put in on purpose.
     pub plant: Option<Plant>,
 }
@@ -231,6 +241,11 @@ impl Profile {
             dns_truncated_per_mille: 0,
             zone_changes: 0,
             reloads: 0,
+            sts: false,
+            sts_changes: 0,
+            return_path: false,
+            small: false,
+            deadlines_per_mille: 0,
             plant: None,
         }
     }
@@ -335,7 +350,27 @@ impl Profile {
                 true => InDoubt::Hold,
                 false => InDoubt::Retry,
             },
+            sts: false,
+            sts_changes: 0,
+            return_path: rng.chance(150),
+            small: rng.chance(150),
+            deadlines_per_mille: if rng.chance(150) { 400 } else { 0 },
             plant: None,
         }
+        .with_policies(rng)
+    }
+
+    /// Some worlds have policies, and most hosts TLS then. They last for days: until a policy that nobody
+    /// serves any more has run out, and a day's report is sent.
+    fn with_policies(mut self, rng: &mut Rng) -> Self {
+        self.sts = rng.chance(150);
+        if !self.sts {
+            return self;
+        }
+        self.sts_changes = rng.pick(&[0, 0, 4, 20]);
+        self.host_tls_per_mille = rng.pick(&[800, 1000, 1000]);
+        self.bad_tls_per_mille = rng.pick(&[0, 300, 600]);
+        self.duration = rng.pick(&[HOUR * 2, HOUR * 30, HOUR * 80]);
+        self
     }
 }

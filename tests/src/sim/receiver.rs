@@ -5,16 +5,20 @@
 
 use std::time::Duration;
 
+use relay_core::bounce::return_path::NotOurs;
 use relay_core::channel::Channel;
 use relay_core::config::TlsLevel;
+use smtp_proto::Mailbox;
 use smtp_proto::server::{Auth, Connection, Event as Smtp, Progress, Rejection};
 
 use super::agenda::Dice;
+use super::book::Subject;
 use super::certs::Paper;
 use super::host::{Act, Stage, Talk};
 use super::names::host_ip;
 use super::net::{ConnId, Found, Side};
 use super::profile::Manner;
+use super::setup::keyring;
 use super::text::token_of;
 use super::world::{Event, World};
 
@@ -33,12 +37,14 @@ impl World {
         let mut talk = Talk {
             host,
             life: self.life,
+            opened: now,
             conn,
             smtp,
             channel: Channel::plain(),
             handshaking: false,
             greeting: Vec::new(),
             from: String::new(),
+            verp: None,
             recipients: Vec::new(),
             body: Vec::new(),
             messages: 0,
@@ -197,19 +203,20 @@ impl World {
         let stage = match &event {
             Smtp::Hello(_) => Stage::Hello,
             Smtp::Mail(mail) => {
-                talk.from = mail
-                    .from
-                    .mailbox()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
+                talk.from = self.sender_of(talk, mail.from.mailbox());
                 talk.recipients.clear();
                 talk.body.clear();
-                self.check_tls(talk);
                 Stage::Mail
             }
             Smtp::Rcpt(rcpt) => {
                 who = rcpt.to.to_string();
                 who = who.trim_matches(['<', '>']).to_owned();
+                // RFC 8460 §5.3: the mail that tells of TLS failures goes whatever TLS there is.
+                if !who.starts_with("tlsrpt@") {
+                    self.check_tls(talk);
+                }
+                self.check_policy(talk, &who);
+                self.check_return_path(talk, &who);
                 self.book.attempted(talk.life, &talk.from, &who, now);
                 Stage::Rcpt
             }
@@ -292,7 +299,50 @@ impl World {
         }
     }
 
-    /// The rules of TLS, at MAIL: what the configuration, the host's TLSA records and the message itself
+    /// The sender behind a return path, where mail leaves under one: each must be one of the relay's.
+    fn sender_of(&mut self, talk: &mut Talk, from: Option<&Mailbox>) -> String {
+        talk.verp = None;
+        let Some(from) = from else {
+            return String::new();
+        };
+        if !self.profile.return_path || talk.life < self.life {
+            return from.to_string();
+        }
+        let token = match keyring().verify(from, self.now().unix) {
+            Ok(token) => token,
+            Err(NotOurs::Expired(token)) if self.profile.clock_jumps > 0 => token,
+            Err(why) => {
+                self.book
+                    .blame(format!("mail leaves under <{from}>, no return path: {why}"));
+                return from.to_string();
+            }
+        };
+        let number = match self.book.ids.get(&token.message.to_string()) {
+            Some(Subject::Message(number)) => *number,
+            Some(Subject::Report(_) | Subject::Tls(..)) | None => 0,
+        };
+        talk.verp = Some(token.recipient);
+        let entry = self.book.entries.get(&number);
+        entry.map(|entry| entry.sender.clone()).unwrap_or_default()
+    }
+
+    /// A return path names the one recipient of its transaction.
+    fn check_return_path(&mut self, talk: &Talk, who: &str) {
+        let Some(index) = talk.verp else {
+            return;
+        };
+        let token = token_of(&talk.from);
+        let entry = token.and_then(|token| self.book.entries.get(&token));
+        let named = entry.and_then(|entry| entry.order.get(index as usize));
+        if named.is_none_or(|named| named != who) {
+            let named = named.cloned();
+            self.book.blame(format!(
+                "mail for {who} leaves under the return path of {named:?} (t{token:?})"
+            ));
+        }
+    }
+
+    /// The rules of TLS, at RCPT: what the configuration, the host's TLSA records and the message itself
     /// ask for.
     fn check_tls(&mut self, talk: &Talk) {
         let host = talk.host;
@@ -352,6 +402,11 @@ impl World {
         }
         self.book
             .received(talk.life, &talk.from, &talk.recipients, &talk.body, now);
+        if talk.life == self.life && !talk.from.is_empty() {
+            for to in &talk.recipients {
+                self.session_seen(to.rsplit('@').next().unwrap_or_default());
+            }
+        }
     }
 
     /// Everybody behaves from now on.

@@ -15,22 +15,29 @@ use relay_core::channel::ClientTls;
 use relay_core::config::{Config, TlsLevel};
 use relay_core::dns::Resolver;
 use relay_core::engine::{Engine, Input as ToEngine, Output as FromEngine, ReportDue, Start};
-use relay_core::id::{DeliveryId, ResolveId, SessionId};
+use relay_core::errand::{Errand, Runner};
+use relay_core::events::EventKind;
+use relay_core::https;
+use relay_core::id::{DeliveryId, ErrandId, ResolveId, SessionId};
 use relay_core::inbound::{self, Session};
 use relay_core::machine::Input;
 use relay_core::outbound::{self, Delivery};
+use relay_core::queue::message::Body;
 use relay_core::queue::record::Progress;
-use relay_core::queue::store::Store as _;
+use relay_core::queue::store::{Store as _, StoreMessage};
 use relay_core::rng::Rng;
 use relay_core::time::Instant;
 use runtime_std::store::{Options, SegmentStore};
 
 use super::agenda::{Dice, Slot};
+use super::book::Subject;
 use super::certs::Papers;
 use super::drive::{Task, Waits};
+use super::load::Load;
 use super::lookup::Asking;
 use super::net::Side;
 use super::plant::Plant;
+use super::setup::capacity;
 use super::sink::Sink;
 use super::tamper::damaged;
 use super::world::{Event, World};
@@ -42,6 +49,7 @@ pub(crate) struct Relay {
     pub(crate) resolver: Resolver,
     pub(crate) sessions: BTreeMap<SessionId, Task<Session>>,
     pub(crate) deliveries: BTreeMap<DeliveryId, Task<Delivery>>,
+    pub(crate) errands: BTreeMap<ErrandId, Task<Runner>>,
     pub(crate) lookups: BTreeMap<u64, Asking>,
     pub(crate) next_lookup: u64,
     pub(crate) config: Arc<Config>,
@@ -76,11 +84,29 @@ pub(crate) enum Inner {
         exchange: u64,
         heard: Option<Vec<u8>>,
     },
+    BeginErrand(ErrandId, Errand),
+    Errand(ErrandId, https::Answer),
+    ErrandConnected(ErrandId, SocketAddr),
+    ErrandTime(ErrandId),
+    Kept,
     Stop,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The day and the domain of a TLS-RPT report, if this message is one.
+fn reported(message: &StoreMessage) -> Option<(u64, String)> {
+    let to = message.message.envelope.recipients.first()?.to.to_string();
+    let (_, domain) = to.split_once("tlsrpt@")?;
+    let Body::Memory(body) = &message.body else {
+        return None;
+    };
+    let text = String::from_utf8_lossy(body);
+    let (_, id) = text.split_once("Report-ID: <")?;
+    let start: u64 = id.split('_').next()?.parse().ok()?;
+    Some((start / 86_400, domain.to_owned()))
 }
 
 impl World {
@@ -101,6 +127,10 @@ impl World {
         let now = self.now();
         let mut rng = self.rng.fork();
         let engine = Engine::new(Arc::clone(&config), now, rng.fork());
+        let engine = match self.planted(Plant::RoomForgotten) {
+            true => engine,
+            false => engine.with_capacity(capacity(&self.profile)),
+        };
         let opened = SegmentStore::open(Path::new("/data"), options, Arc::new(self.disk.clone()))
             .map_err(|error| error.to_string());
         let (store, client_tls) = match (opened, Papers::get().ok_or("no certificates")) {
@@ -130,6 +160,7 @@ impl World {
             resolver,
             sessions: BTreeMap::new(),
             deliveries: BTreeMap::new(),
+            errands: BTreeMap::new(),
             lookups: BTreeMap::new(),
             next_lookup: 0,
             config,
@@ -143,6 +174,8 @@ impl World {
             kept: BTreeMap::new(),
         });
         self.tick_store();
+        self.give_kept();
+        self.policies_kept();
         self.status_in();
         self.soon(Inner::Recover);
         false
@@ -206,6 +239,7 @@ impl World {
         let outputs: Vec<_> = std::iter::from_fn(|| engine.poll_output()).collect();
         drop(engine);
         self.route(outputs);
+        self.check_load();
     }
 
     /// Looks at the engine.
@@ -235,6 +269,7 @@ impl World {
         };
         match output {
             FromEngine::Session(id, answer) => {
+                self.load.answered(id, &answer);
                 self.soon(Inner::Session(id, inbound::Answer::Engine(answer)));
             }
             FromEngine::Delivery(id, next) => {
@@ -251,7 +286,11 @@ impl World {
                 let to = message.message.envelope.recipients.first();
                 let to = to.map(|to| to.to.to_string()).unwrap_or_default();
                 let id = message.message.id.to_string();
-                self.book.stored(id, &from.unwrap_or_default(), &to);
+                match reported(&message) {
+                    Some((day, domain)) => _ = self.book.ids.insert(id, Subject::Tls(day, domain)),
+                    None => self.book.stored(id, &from.unwrap_or_default(), &to),
+                }
+                self.load.writes(write, &message);
                 relay.store.write(write, message);
                 self.step_store();
             }
@@ -285,13 +324,19 @@ impl World {
                 self.step_store();
             }
             FromEngine::Resolve(id, domain) => self.soon(Inner::Resolve(id, domain)),
-            // The simulated world's domains have no policies: its configuration looks for none.
-            FromEngine::Errand(..) | FromEngine::Keep(_) => {}
+            FromEngine::Errand(id, errand) => self.soon(Inner::BeginErrand(id, errand)),
+            FromEngine::Keep(keep) => self.keep(keep),
             FromEngine::Report(due) => self.soon(Inner::Report(due)),
             FromEngine::Event(event) => {
                 self.tell_event(&event);
                 let now = self.now();
                 self.book.event(&event, now);
+                if let EventKind::Accepted { .. } = &event.kind
+                    && let Some(Subject::Tls(day, domain)) = self.book.ids.get(&event.id)
+                {
+                    let key = (*day, domain.clone());
+                    self.report_queued(&event.id, key);
+                }
             }
             FromEngine::Admin(_, response) => self.admin_answered(*response),
             // What a client did is for people only.
@@ -327,6 +372,11 @@ impl World {
                 false => lane.tls,
             };
             lane.authentic &= !self.planted(Plant::DaneForgotten);
+            start.lane = Arc::new(lane);
+        }
+        if self.planted(Plant::PolicyForgotten) {
+            let mut lane = outbound::Lane::clone(&start.lane);
+            lane.sts = None;
             start.lane = Arc::new(lane);
         }
         if self.planted(Plant::DoubleSend) && self.rng.chance(200) {
@@ -380,9 +430,13 @@ impl World {
             now,
             outputs: Mutex::default(),
             refuse,
+            written: Mutex::default(),
         };
         let next = relay.store.step(&sink, tick);
         let outputs = std::mem::take(&mut *lock(&sink.outputs));
+        for write in std::mem::take(&mut *lock(&sink.written)) {
+            self.load.written(write);
+        }
         self.route(outputs);
         if next.more {
             self.step_store();
@@ -434,6 +488,11 @@ impl World {
                 exchange,
                 heard,
             } => self.dns_heard(lookup, exchange, heard),
+            Inner::BeginErrand(id, errand) => self.begin_errand(id, errand),
+            Inner::Errand(id, answer) => self.drive_errand(id, Some(Input::Answer(answer))),
+            Inner::ErrandConnected(id, to) => self.errand_connected(id, to),
+            Inner::ErrandTime(id) => self.time_is_up_for_errand(id),
+            Inner::Kept => self.write_kept(),
             Inner::Stop => self.stopped(),
         }
     }
@@ -472,6 +531,7 @@ impl World {
             relay.store.close();
         }
         if !self.is_dead() {
+            self.keep_all();
             self.tell(format_args!("the relay has stopped"));
             self.die(false);
         }
@@ -486,9 +546,12 @@ impl World {
         self.life += 1;
         self.book.crashed(now);
         self.ready.clear();
+        self.load = Load::default();
+        self.unkept.clear();
+        let errands = relay.errands.values().map(|task| (task.conn, task.side));
         let sessions = relay.sessions.values().map(|task| (task.conn, task.side));
         let deliveries = relay.deliveries.values().map(|task| (task.conn, task.side));
-        let ends: Vec<_> = sessions.chain(deliveries).collect();
+        let ends: Vec<_> = sessions.chain(deliveries).chain(errands).collect();
         drop(relay);
         for (conn, side) in ends {
             if let Some(conn) = conn {

@@ -30,9 +30,13 @@ impl World {
     ) -> Option<inbound::Answer> {
         let store = Arc::clone(&self.relay.as_ref()?.store);
         match request {
-            inbound::Request::Engine(Ask::Bye) => Some(inbound::Answer::Done),
+            inbound::Request::Engine(Ask::Bye) => {
+                self.load.asks(id, &Ask::Bye);
+                Some(inbound::Answer::Done)
+            }
             inbound::Request::Engine(mut ask) => {
                 self.keep_envelope(id, &mut ask);
+                self.load.asks(id, &ask);
                 self.engine_in(ToEngine::Ask(id, ask));
                 None
             }
@@ -179,8 +183,14 @@ impl World {
         let settled = self
             .reloaded
             .is_none_or(|at| self.agenda.now().since(at) > Duration::from_secs(7200));
-        if settled && open > self.profile.lane_connections {
-            let most = self.profile.lane_connections;
+        // Domains with the same hosts have lanes of their own where their policies differ.
+        let group = lane.and_then(|lane| self.names.groups.get(lane));
+        let lanes = match group {
+            Some(group) if self.profile.sts => 3 * group.domains.len(),
+            Some(_) | None => 1,
+        };
+        let most = self.profile.lane_connections * lanes;
+        if settled && open > most {
             self.book.blame(format!(
                 "{open} connections to the hosts of mx{host}, {most} allowed"
             ));

@@ -3,12 +3,17 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use relay_core::bounce::return_path::Keyring;
 use relay_core::config::{
-    Config, Credential, DomainPattern, HostPort, IpFamilies, Listener, ListenerTls, Route, TlsMode,
-    Verifier,
+    Config, Credential, DkimKey, DomainPattern, HostPort, IpFamilies, KeyState, Listener,
+    ListenerTls, ReturnPath, ReturnPathState, Route, SigningDomain, TlsMode, Verifier,
 };
 
-use super::names::{SMART_DOMAIN, host_name, server};
+use relay_core::engine::Capacity;
+use relay_core::rng::Rng;
+
+use super::certs::Papers;
+use super::names::{SMART_DOMAIN, host_name, sender_domain, server};
 use super::plant::Plant;
 use super::profile::Profile;
 
@@ -50,8 +55,10 @@ pub(crate) fn config(profile: &Profile) -> Config {
     config.credentials = vec![Arc::new(Credential::new("net")), Arc::new(app)];
     config.dns.servers = vec![server()];
     config.dns.trust_ad = profile.dane;
-    config.mta_sts.enabled = false;
-    config.tls_rpt.enabled = false;
+    config.mta_sts.enabled = profile.sts;
+    config.tls_rpt.enabled = profile.sts;
+    config.domains = domains(profile);
+    config.return_path_keys = profile.return_path.then(keyring);
     config.routes.extend(route(profile));
     let delivery = &mut config.delivery;
     delivery.retry.clone_from(&profile.retry);
@@ -64,6 +71,56 @@ pub(crate) fn config(profile: &Profile) -> Config {
     delivery.tls = profile.delivery_tls;
     plant(&mut config, profile.plant);
     config
+}
+
+/// The relay's own domain, which signs TLS-RPT reports, and those of clients with their return paths.
+fn domains(profile: &Profile) -> Vec<Arc<SigningDomain>> {
+    let mut domains = Vec::new();
+    if let Some(key) = Papers::get().map(|papers| papers.dkim.clone())
+        && profile.sts
+        && let Ok(name) = "relay.test".parse()
+    {
+        domains.push(Arc::new(SigningDomain {
+            keys: vec![DkimKey {
+                selector: "sim".to_owned(),
+                key_file: "sim.pem".into(),
+                state: KeyState::Signing,
+                key: Some(key),
+            }],
+            ..SigningDomain::new(name)
+        }));
+    }
+    let clients = (0..=profile.clients).filter(|_| profile.return_path);
+    domains.extend(clients.filter_map(|client| {
+        let name = sender_domain(client).parse().ok()?;
+        let domain = format!("rp.{}", sender_domain(client)).parse().ok()?;
+        let state = ReturnPathState::Active;
+        Some(Arc::new(SigningDomain {
+            return_path: Some(ReturnPath { domain, state }),
+            ..SigningDomain::new(name)
+        }))
+    }));
+    domains
+}
+
+/// The keys of return paths: the same in every world.
+pub(crate) fn keyring() -> Arc<Keyring> {
+    Arc::new(Keyring::generate(&mut Rng::from_number(5)))
+}
+
+/// What a small machine has room for.
+pub(crate) fn capacity(profile: &Profile) -> Capacity {
+    let small = Capacity {
+        deliveries: 4,
+        questions: 2,
+        arriving: 128 * 1024,
+        kept: 32 * 1024,
+        ..Capacity::default()
+    };
+    match profile.small {
+        true => small,
+        false => Capacity::default(),
+    }
 }
 
 /// The route to the host that asks for a login.
@@ -96,6 +153,7 @@ fn plant(config: &mut Config, plant: Option<Plant>) {
         Some(Plant::DoubtForgotten) => delivery.in_doubt = relay_core::config::InDoubt::Retry,
         Some(Plant::LoginInClear) => config.listeners[1].tls = ListenerTls::None,
         Some(Plant::LaneStarved) => delivery.connections = 1,
+        Some(Plant::ReturnPathForgotten) => config.return_path_keys = None,
         Some(_) | None => {}
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Sink {
     pub(crate) now: Now,
     pub(crate) outputs: Mutex<Vec<FromEngine>>,
     pub(crate) refuse: bool,
+    /// Writes that ended.
+    pub(crate) written: Mutex<Vec<WriteId>>,
 }
 
 impl Sink {
@@ -30,6 +32,7 @@ impl Sink {
 
 impl StoreSink for Sink {
     fn stored(&self, results: Vec<(WriteId, Result<Place, StoreFailed>)>) {
+        lock(&self.written).extend(results.iter().map(|(write, _)| *write));
         let refused = |result| match result {
             Ok(_) if self.refuse => Err(StoreFailed::Broken("planted".to_owned())),
             other => other,

@@ -25,6 +25,11 @@ impl World {
             submission.envelope.recipients.pop();
         }
         if let Ask::Submit(submission) = ask
+            && self.planted(Plant::DeadlineForgotten)
+        {
+            submission.envelope.handling.deadline = None;
+        }
+        if let Ask::Submit(submission) = ask
             && self.planted(Plant::ReleaseForgotten)
         {
             submission.envelope.handling.release = None;

@@ -30,6 +30,7 @@ impl World {
                 "the process is killed"
             };
             self.tell(format_args!("{how}"));
+            self.promises.kills.push(self.agenda.now());
             self.die(power_cut);
             self.come_back(power_cut);
         } else if self.relay.is_none() {
@@ -130,6 +131,7 @@ impl World {
         self.disk.go_on();
         self.net.calm();
         self.calm_hosts();
+        self.calm_sites();
         self.name_weather();
         let index = self.clients.len();
         let probe = Client::probe(index as u64, &self.profile, self.rng.fork());

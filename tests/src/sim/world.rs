@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use relay_core::admin::AdminResponse;
 use relay_core::config::Config;
-use relay_core::id::{DeliveryId, SessionId};
+use relay_core::id::{DeliveryId, ErrandId, SessionId};
 use relay_core::rng::Rng;
 use relay_core::time::{Instant, Now, UnixTime};
 
@@ -26,13 +26,17 @@ use super::client::Client;
 use super::disk::SimDisk;
 use super::figures::Figures;
 use super::host::{Host, Talk};
+use super::load::Load;
 use super::names::Names;
 use super::net::{Arrival, ConnId, Net, Side};
 use super::plant::Plant;
 use super::profile::{DiskWeather, Profile};
+use super::promises::Promises;
 use super::relay::{Inner, Relay};
 use super::setup::config;
+use super::sites::{Site, SiteManner, Sites, Wants};
 use super::story::Story;
+use super::web::Visit;
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -59,6 +63,8 @@ pub(crate) enum Event {
     Partition,
     Jump,
     ZoneChange,
+    SiteChange,
+    Drip(ConnId),
     Reload,
     Admin,
     Check,
@@ -72,6 +78,8 @@ pub(crate) enum Owner {
     Session(SessionId),
     Delivery(DeliveryId),
     Host,
+    Errand(ErrandId),
+    Site,
 }
 
 /// A world, ready to run. See the module.
@@ -86,6 +94,15 @@ pub struct World {
     pub(crate) relay: Option<Relay>,
     /// How often the relay died.
     pub(crate) life: u32,
+    pub(crate) sites: Sites,
+    pub(crate) visits: BTreeMap<ConnId, Visit>,
+    /// Who wants TLS-RPT reports.
+    pub(crate) wants: BTreeMap<String, Wants>,
+    pub(crate) promises: Promises,
+    pub(crate) load: Load,
+    /// Small texts on the disk, and those that are not there yet.
+    pub(crate) kept: BTreeMap<String, String>,
+    pub(crate) unkept: Vec<(String, Option<String>)>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) talks: BTreeMap<ConnId, Talk>,
     pub(crate) clients: Vec<Client>,
@@ -161,8 +178,22 @@ impl World {
         let clients = (0..profile.clients)
             .map(|index| Client::new(index, &profile, rng.fork()))
             .collect();
+        let sites = Sites::new(&profile, &names, &mut rng);
+        let domains = names.groups.iter().flat_map(|group| &group.domains);
+        let wants = domains.filter(|_| profile.sts).map(|domain| {
+            let wants = rng.pick(&[Wants::Nothing, Wants::Mail, Wants::Post]);
+            (domain.clone(), wants)
+        });
+        let wants = wants.collect();
         let mut world = Self {
             seed,
+            sites,
+            visits: BTreeMap::new(),
+            wants,
+            promises: Promises::default(),
+            load: Load::default(),
+            kept: BTreeMap::new(),
+            unkept: Vec::new(),
             agenda: Agenda::new(),
             net: Net::new(profile.net, rng.fork()),
             disk: SimDisk::new(rng.fork()),
@@ -194,6 +225,15 @@ impl World {
         if world.planted(Plant::AckBeforeSync) {
             world.disk.lie();
         }
+        if world.profile.sts {
+            let Profile {
+                sts_changes, net, ..
+            } = world.profile;
+            let works = |site: &Site| site.domain.is_some() || site.manner == SiteManner::Well;
+            world.promises.hears =
+                sts_changes == 0 && net.cut_per_mille == 0 && world.sites.all.iter().all(works);
+            world.publish();
+        }
         world.plan();
         world
     }
@@ -222,6 +262,7 @@ impl World {
             admin,
             zone_changes,
             reloads,
+            sts_changes,
             ..
         } = self.profile;
         self.calm_at = start + duration;
@@ -251,6 +292,7 @@ impl World {
         times(admin, |_| Event::Admin);
         times(zone_changes, |_| Event::ZoneChange);
         times(reloads, |_| Event::Reload);
+        times(sts_changes, |_| Event::SiteChange);
         for _ in 0..disk_storms {
             let at = start + Duration::from_micros(self.rng.below(duration.as_micros() as u64));
             let end = at + self.rng.time(Duration::from_secs(10), 40 * MINUTE);
@@ -341,6 +383,8 @@ impl World {
             Event::Partition => self.partition(),
             Event::Jump => self.jump(),
             Event::ZoneChange => self.change_zone(),
+            Event::SiteChange => self.change_site(),
+            Event::Drip(conn) => self.drip(conn),
             Event::Reload => self.reload(),
             Event::Admin => self.administer(),
             Event::Calm => self.begin_calm(),
@@ -361,6 +405,8 @@ impl World {
                     Some(Owner::Session(id)) => self.drive_session(*id, None),
                     Some(Owner::Delivery(id)) => self.drive_delivery(*id, None),
                     Some(Owner::Host) => self.hear(end.0, false),
+                    Some(Owner::Errand(id)) => self.drive_errand(*id, None),
+                    Some(Owner::Site) => self.site_hears(end.0),
                     None => {}
                 }
             }
