@@ -21,6 +21,8 @@ use super::world::{Event, MINUTE, Owner, World};
 
 impl World {
     pub(crate) fn begin_errand(&mut self, id: ErrandId, errand: Errand) {
+        let text: String = format!("{errand:?}").chars().take(160).collect();
+        self.tell(format_args!("{id:?}: {text}"));
         let Some(relay) = &mut self.relay else {
             return;
         };
@@ -141,6 +143,8 @@ impl World {
         {
             return;
         }
+        let length = keep.text.as_ref().map(String::len);
+        self.tell(format_args!("to be kept: {} {length:?}", keep.name));
         let wait = self.rng.time(MINUTE / 60_000, MINUTE / 20);
         self.unkept.push((keep.name.clone(), keep.text));
         self.agenda

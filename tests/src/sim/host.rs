@@ -55,6 +55,8 @@ pub(crate) struct Talk {
     /// The index of the recipient that the return path names.
     pub(crate) verp: Option<u32>,
     pub(crate) recipients: Vec<String>,
+    /// The domain that the connection was opened for.
+    pub(crate) first: Option<String>,
     pub(crate) body: Vec<u8>,
     pub(crate) messages: u32,
     /// The sender of the last message.

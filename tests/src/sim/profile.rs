@@ -367,6 +367,8 @@ impl Profile {
         if !self.sts {
             return self;
         }
+        // A relay that wants no TLS has none to tell of.
+        self.delivery_tls = self.delivery_tls.max(TlsLevel::Opportunistic);
         self.sts_changes = rng.pick(&[0, 0, 4, 20]);
         self.host_tls_per_mille = rng.pick(&[800, 1000, 1000]);
         self.bad_tls_per_mille = rng.pick(&[0, 300, 600]);

@@ -45,6 +45,7 @@ impl World {
             greeting: Vec::new(),
             from: String::new(),
             verp: None,
+            first: None,
             recipients: Vec::new(),
             body: Vec::new(),
             messages: 0,
@@ -215,6 +216,7 @@ impl World {
                 if !who.starts_with("tlsrpt@") {
                     self.check_tls(talk);
                 }
+                talk.first.get_or_insert_with(|| domain_of(&who).to_owned());
                 self.check_policy(talk, &who);
                 self.check_return_path(talk, &who);
                 self.book.attempted(talk.life, &talk.from, &who, now);
@@ -402,10 +404,14 @@ impl World {
         }
         self.book
             .received(talk.life, &talk.from, &talk.recipients, &talk.body, now);
-        if talk.life == self.life && !talk.from.is_empty() {
-            for to in &talk.recipients {
-                self.session_seen(to.rsplit('@').next().unwrap_or_default());
-            }
+        // A session counts for the domain that it was made for, whatever else it carries.
+        if talk.life == self.life
+            && !talk.from.is_empty()
+            && let Some(first) = &talk.first
+            && talk.recipients.iter().any(|to| domain_of(to) == first)
+        {
+            let first = first.clone();
+            self.session_seen(&first);
         }
     }
 
@@ -416,4 +422,8 @@ impl World {
             self.net.part(host_ip(index), self.agenda.now());
         }
     }
+}
+
+fn domain_of(address: &str) -> &str {
+    address.rsplit('@').next().unwrap_or_default()
 }
