@@ -166,9 +166,9 @@ impl Sites {
 
 impl Site {
     fn show(&mut self, rng: &mut Rng) {
-        self.paper = match self.manner {
-            SiteManner::Unproven => rng.pick(&Paper::BAD),
-            _ => Paper::Site,
+        self.paper = match self.manner == SiteManner::Unproven {
+            true => rng.pick(&Paper::BAD),
+            false => Paper::Site,
         };
     }
 }
