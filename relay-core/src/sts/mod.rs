@@ -13,6 +13,10 @@
 //! them. What a policy means for a domain's hosts is `engine::route`'s, and for one of them
 //! `outbound::tls_policy`'s.
 //!
+//! A route to hosts that an operator named has no policy but the operator's (`route.tls`), where RFC 8461 §3.4
+//! would ask for one under the name of the smart host: that name was not found in the DNS, and its policy, if
+//! it has one, is about the exchangers of mail to it.
+//!
 //! RFC 8461.
 
 pub(crate) mod cache;
