@@ -6,6 +6,7 @@
 pub mod calls;
 pub mod codec;
 pub mod core;
+pub mod published;
 pub mod session;
 pub mod tlsa;
 pub mod types;

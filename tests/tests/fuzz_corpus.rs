@@ -11,6 +11,10 @@ mod targets;
 mod tlsa;
 
 #[allow(unreachable_pub, missing_docs)]
+#[path = "../../fuzz/src/published.rs"]
+mod published;
+
+#[allow(unreachable_pub, missing_docs)]
 #[path = "../../fuzz/src/verify.rs"]
 mod verify;
 
@@ -61,6 +65,11 @@ fn dns_answer() {
 #[test]
 fn tlsa_records() {
     replay("tlsa", tlsa::tlsa);
+}
+
+#[test]
+fn published() {
+    replay("published", published::published);
 }
 
 #[test]

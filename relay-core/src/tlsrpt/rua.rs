@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use smtp_proto::Mailbox;
+use smtp_proto::{Domain, Mailbox};
 use ureq_proto::http::Uri;
 
 /// The most addresses of one domain that are served.
@@ -152,8 +152,10 @@ fn read(uri: &str) -> Option<Rua> {
     if authority.as_str().contains('@') {
         return None;
     }
+    // It is looked for in the DNS, and its certificate must name it.
+    let host = Domain::parse(uri.host()?).ok()?;
     Some(Rua::Https {
-        host: uri.host()?.to_ascii_lowercase(),
+        host: host.as_str().to_ascii_lowercase(),
         port: uri.port_u16().unwrap_or(443),
         path: uri
             .path_and_query()

@@ -97,6 +97,14 @@ fn what_is_wrong_with_a_record() {
             "rua=http://x.example/",
             BadRecord::Uri("http://x.example/".into()),
         ),
+        (
+            "rua=https://[::1]/",
+            BadRecord::Uri("https://[::1]/".into()),
+        ),
+        (
+            "rua=https://a[.example/",
+            BadRecord::Uri("https://a[.example/".into()),
+        ),
         ("rua=mailto:a@x.example,", BadRecord::Uri("".into())),
     ] {
         assert_eq!(
