@@ -76,7 +76,10 @@ def record(server, home, kind, sink_port, messages, number):
 
 def verify(server, mount, image, sink, ledger, delivered, mark):
     """(lost, arrived damaged, put aside, repeated) of one snapshot."""
-    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    # A device of its own: `mount -o loop` would take one that the last cut had and that is not gone yet.
+    found = subprocess.run(["losetup", "--show", "-f", image], check=True, capture_output=True, text=True)
+    loop = found.stdout.strip()
+    subprocess.run(["mount", loop, mount], check=True)
     try:
         server.start(mount)
         quarantined = server.drain()
@@ -85,6 +88,8 @@ def verify(server, mount, image, sink, ledger, delivered, mark):
     finally:
         server.kill()
         subprocess.run(["umount", mount], check=True)
+        subprocess.run(["losetup", "-d", loop], check=True)
+        image.unlink()
     _, when, _ = mark
     lost, again = [], 0
     for _, at, ident in ledger.marks:
@@ -118,8 +123,9 @@ def run(given):
         cuts = Cuts(recorder.base, recorder.log, home, given.seed + number)
         sink = Sink(sink_port)
         for mark in sorted(ledger.marks)[: given.snapshots - done]:
-            cuts.at(mark[0], home / "cut.img")
-            missing, damaged, (quarantined, acknowledged), repeated = verify(server, mount, home / "cut.img", sink, ledger, delivered, mark)
+            image = home / f"cut-{done}.img"
+            cuts.at(mark[0], image)
+            missing, damaged, (quarantined, acknowledged), repeated = verify(server, mount, image, sink, ledger, delivered, mark)
             lost += missing
             torn += damaged
             aside += quarantined

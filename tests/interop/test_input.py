@@ -458,7 +458,9 @@ def damaged_queue(world):
         code, shown, _ = small.relay.command("queue", "quarantine", "show", sent[10][0])
         check(code == 0 and "checksum" in shown and sent[10][0] in shown, "shown:", shown[:500])
         _, story, _ = small.relay.command("trace", sent[10][0])
-        check("in the quarantine" in story, "the trace of a damaged message:", story)
+        check("quarantined: it is damaged" in story, "the trace of a damaged message:", story)
+        last = small.relay.trace(sent[10][0])[-1]
+        check(last["event"] == "quarantined" and last["why"], "its last event as JSON:", last)
         log = small.relay.child.text()
         check("WARN" in log or "ERROR" in log, "the log does not tell of the damage:", log[-1500:])
         check(

@@ -212,3 +212,38 @@ pub(super) fn put(
     file.sync_data()?;
     disk.rename(&part, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_story_of_a_message_ends_in_the_quarantine() {
+        let data_dir =
+            std::env::temp_dir().join(format!("relay-quarantine-{}", std::process::id()));
+        let dir = Paths::new(&data_dir).quarantine;
+        let id = MessageId::from_u64(7);
+        assert_eq!(story(&data_dir, id).unwrap(), []);
+        std::fs::create_dir_all(&dir).unwrap();
+        for (segment, id) in [(1, Some(id.to_string())), (2, None)] {
+            let one = Quarantined {
+                name: format!("{segment:08x}-00001000"),
+                id,
+                segment,
+                offset: 4096,
+                octets: 64,
+                why: "its checksum is wrong".to_owned(),
+            };
+            let text = serde_json::to_vec(&one).unwrap();
+            std::fs::write(dir.join(&one.name).with_extension("json"), text).unwrap();
+        }
+        let found = story(&data_dir, id).unwrap();
+        let kinds: Vec<_> = found.into_iter().map(|event| event.kind).collect();
+        let expected = EventKind::Quarantined {
+            why: "its checksum is wrong".to_owned(),
+            name: "00000001-00001000".to_owned(),
+        };
+        assert_eq!(kinds, [expected]);
+        std::fs::remove_dir_all(data_dir).unwrap();
+    }
+}
