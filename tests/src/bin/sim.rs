@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use relay_tests::sim::{Failure, Figures, Outcome, Plant, World, find_plant, run_seed, run_seeds};
 
+/// A long run says how far it is after so many worlds.
+const PROGRESS: u64 = 5000;
+
 /// Simulated worlds for the relay: virtual time, hostile peers, a disk that loses and fails.
 #[derive(Debug, Parser)]
 struct Args {
@@ -156,6 +159,9 @@ fn swarm(args: &Args) -> ExitCode {
         runs += 1;
         time += outcome.time;
         figures.add(&outcome.figures);
+        if runs.is_multiple_of(PROGRESS) {
+            println!("{runs} worlds, {} failed", failures.len());
+        }
         let Some(wrong) = &outcome.wrong else {
             return true;
         };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use relay_core::config::TlsLevel;
 use relay_core::sts::{Mode, Policy};
 use relay_core::time::Instant;
 
@@ -93,6 +94,8 @@ impl World {
             && talk.opened >= *since
             && talk.life == self.life
             && self.profile.clock_jumps == 0
+            // A host that its TLSA records prove needs no policy to name it. RFC 8461 §2.
+            && self.names.dane_level(talk.host) != TlsLevel::Verify
             // RFC 8460 §5.3: the mail that tells of TLS failures goes whatever TLS there is.
             && !to.starts_with("tlsrpt@");
         if !ruled {
