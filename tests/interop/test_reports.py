@@ -3,16 +3,14 @@
 import datetime
 import email.policy
 import gzip
-import http.server
 import ipaddress
 import json
 import os
 import re
 import smtplib
 import ssl
-import threading
 
-from harness import base, signed
+from harness import base, signed, web
 from harness.base import Folder, check, free_port, has_tool, tool, wait_for
 from harness.peers import PostfixMaildir
 from harness.receiver import Receiver
@@ -94,9 +92,9 @@ class Web:
         names = [*policies, "collect.signed"]
         self.posts = []
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(web.Handler):
             def do_GET(handler):
-                self.reply(handler, 200, policies[handler.headers["Host"].split(":")[0]].encode())
+                handler.reply(200, policies[handler.headers["Host"].split(":")[0]].encode())
 
             def do_POST(handler):
                 body = handler.rfile.read(int(handler.headers["Content-Length"]))
@@ -104,23 +102,10 @@ class Web:
                 headers = {name.lower(): value for name, value in handler.headers.items()}
                 self.posts.append((handler.path, headers, body))
                 status = {"/flaky": 503 if tried == 0 else 201, "/broken": 500}.get(handler.path, 200)
-                self.reply(handler, status, b"")
+                handler.reply(status)
 
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer((COLLECT, port), Handler)
         context = authority.server_context("reports-web", [f"DNS:{name}" for name in names])
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @staticmethod
-    def reply(handler, status, body):
-        handler.send_response(status)
-        handler.send_header("Content-Type", "text/plain")
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
+        self.server = web.serve(COLLECT, port, context, Handler)
 
     def at(self, path):
         return [(headers, body) for where, headers, body in list(self.posts) if where == path]

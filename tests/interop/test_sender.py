@@ -3,7 +3,7 @@
 import re
 import smtplib
 
-from harness import dns
+from harness import dns, web
 from harness.base import check, free_port, wait_for
 from harness.relay import Relay, queued_id
 
@@ -16,8 +16,15 @@ except ImportError:
 DOMAIN = "new.test"
 PATH = f"bounces.{DOMAIN}"
 ADDRESS = "127.0.0.1"
-# What the user of a new domain has already: somewhere to receive mail.
-THERE = ["new MX 10 mx.sink", "mx.sink A 127.0.0.10", "sink MX 10 mx.sink"]
+WEB = "127.0.0.28"
+# What the user of a new domain has already: somewhere to receive mail, and a host that serves this policy.
+THERE = ["new MX 10 mx.sink", "mx.sink A 127.0.0.10", "sink MX 10 mx.sink", f"mta-sts.new A {WEB}"]
+POLICY = "version: STSv1\nmode: enforce\nmx: mx.sink.test\nmax_age: 604800\n"
+
+
+class PolicyHost(web.Handler):
+    def do_GET(self):
+        self.reply(200 if self.path == "/.well-known/mta-sts.txt" else 404, POLICY.encode())
 
 
 class Zone:
@@ -55,8 +62,12 @@ class Setting:
     def __init__(self, world):
         self.world, self.sink = world, world.sink
         self.zone = Zone(world)
+        web_port = free_port([WEB])
+        self.web = web.serve(WEB, web_port, world.authority.server_context("sender-web", [f"DNS:mta-sts.{DOMAIN}"]), PolicyHost)
         self.relay = Relay(world.binary, world.folder, "sender-relay", world.port, self.zone.address, world.certificate,
-                           {"delivery": {"ca_file": str(world.authority.file), "public_addresses": [ADDRESS]}})
+                           {"delivery": {"ca_file": str(world.authority.file), "public_addresses": [ADDRESS]},
+                            # The sink has no TLS: mail to it goes on, whatever the policy that is checked says.
+                            "mta_sts": {"enabled": False, "port": web_port, "allow_private": True}})
         # Before the first [section].
         self.relay.file.write_text('preflight = "tag"\n' + self.relay.file.read_text())
         self.printed = ""
@@ -132,7 +143,7 @@ def all_right(setting):
     check(code == 0 and set(verdicts(said)) == {"right"}, "not all is right:", code, said, err)
     check(said.count("all that it asks for is right") == 4, said)
     lines = setting.relay.ask("domain", "check", DOMAIN)
-    kinds = ("DKIM", "DKIM", "SPF", "SPF", "MX", "DMARC", "ALIGNED", "HOST", "TLS", "CERT", "MTA-STS", "TLS-RPT")
+    kinds = ("DKIM", "DKIM", "SPF", "SPF", "MX", "DMARC", "ALIGNED", "HOST", "TLS", "CERT", *["MTA-STS"] * 3, "TLS-RPT")
     check(sorted(line["for"] for line in lines) == sorted(kinds), lines)
     check(all(line["verdict"] == "right" for line in lines), lines)
 

@@ -1,13 +1,12 @@
 """MTA-STS: Postfix as the mail exchanger of domains whose policies an HTTPS server with a private CA serves."""
 
-import http.server
 import json
 import os
 import smtplib
 import socket
 import threading
 
-from harness import dns
+from harness import dns, web
 from harness.base import Folder, check, free_port, wait_for
 from harness.peers import PostfixMaildir, SmtpSink
 from harness.relay import Relay, queued_id
@@ -78,7 +77,7 @@ class Web:
         # Takes connections, and never says a word.
         self.mute = socket.create_server((MUTE, port))
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(web.Handler):
             def do_GET(handler):
                 case = by_name.get(handler.headers["Host"].split(":")[0])
                 self.asked.append((case.name, handler.path, dict(handler.headers)))
@@ -102,17 +101,12 @@ class Web:
                 except OSError:
                     pass
 
-            def log_message(self, *_):
-                pass
-
         def choose(connection, name, _context):
             if name and by_name[name].host == "self":
                 connection.context = bad
 
         good.sni_callback = choose
-        self.server = http.server.ThreadingHTTPServer((WEB, port), Handler)
-        self.server.socket = good.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = web.serve(WEB, port, good, Handler)
 
     def stop(self):
         self.ended.set()

@@ -203,8 +203,12 @@ pub(super) fn zone(
     if of(Need::Advice).next().is_some() {
         writeln!(
             out,
-            "; advice for a domain that receives mail; MTA-STS needs a policy at\n\
-             ; https://mta-sts.{name}/.well-known/mta-sts.txt"
+            "; advice for a domain that receives mail; MTA-STS needs a policy first, as text/plain at\n\
+             ; https://mta-sts.{name}/.well-known/mta-sts.txt, with an mx line for each mail exchanger:\n\
+             ;   version: STSv1\n\
+             ;   mode: testing\n\
+             ;   mx: mx.{name}\n\
+             ;   max_age: 604800"
         )?;
     }
     for record in of(Need::Advice) {
