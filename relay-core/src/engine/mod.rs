@@ -37,6 +37,7 @@ mod deliver;
 mod doubt;
 mod enter;
 mod errands;
+mod follow;
 mod give_up;
 mod held;
 mod io;

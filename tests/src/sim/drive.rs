@@ -139,6 +139,9 @@ impl World {
             return;
         }
         self.end_task(task);
+        if let Some(relay) = &mut self.relay {
+            relay.begun.remove(&id);
+        }
         self.engine_in(ToEngine::Report(id, Report::Ended));
     }
 

@@ -43,7 +43,8 @@ pub(crate) struct Talk {
     pub(crate) host: usize,
     /// Of the relay.
     pub(crate) life: u32,
-    pub(crate) opened: Instant,
+    /// When its delivery began.
+    pub(crate) begun: Instant,
     pub(crate) conn: ConnId,
     pub(crate) smtp: Connection,
     pub(crate) channel: Channel,

@@ -157,7 +157,7 @@ impl World {
     /// badly others behave. Only in worlds with connections for all.
     fn check_turns(&mut self, queue: &[QueueEntry], now: Now) {
         let profile = &self.profile;
-        let roomy = profile.connections >= 20 && profile.lane_connections > 1;
+        let roomy = profile.connections >= 20 && profile.lane_connections > 1 && !profile.small;
         // A connection that died without a word keeps its place until its timer is over.
         let dying = profile.partitions > 0 || profile.net.cut_per_mille > 0;
         // Mail for a domain that moves is found out about when a back-off of its old hosts is over.

@@ -72,6 +72,7 @@ impl World {
             resolver,
             sessions: BTreeMap::new(),
             deliveries: BTreeMap::new(),
+            begun: BTreeMap::new(),
             errands: BTreeMap::new(),
             lookups: BTreeMap::new(),
             next_lookup: 0,

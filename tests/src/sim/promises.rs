@@ -91,7 +91,8 @@ impl World {
         };
         let ruled = policy.mode == Mode::Enforce
             && policy.holds(now.unix)
-            && talk.opened >= *since
+            // What is under way goes by what was known when it began.
+            && talk.begun >= *since
             && talk.life == self.life
             && self.profile.clock_jumps == 0
             // A host that its TLSA records prove needs no policy to name it. RFC 8461 §2.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use relay_core::bounce::return_path::NotOurs;
 use relay_core::channel::Channel;
 use relay_core::config::TlsLevel;
+use relay_core::time::Instant;
 use smtp_proto::Mailbox;
 use smtp_proto::server::{Auth, Connection, Event as Smtp, Progress, Rejection};
 
@@ -25,8 +26,8 @@ use super::world::{Event, World};
 const SECOND: Duration = Duration::from_secs(1);
 
 impl World {
-    /// The relay's connection has arrived at a host.
-    pub(crate) fn greet(&mut self, conn: ConnId, host: usize, implicit: bool) {
+    /// The relay's connection has arrived at a host, for a delivery that began then.
+    pub(crate) fn greet(&mut self, conn: ConnId, host: usize, implicit: bool, begun: Instant) {
         let now = self.agenda.now();
         let who = &mut self.hosts[host];
         who.open += 1;
@@ -37,7 +38,7 @@ impl World {
         let mut talk = Talk {
             host,
             life: self.life,
-            opened: now,
+            begun,
             conn,
             smtp,
             channel: Channel::plain(),
@@ -212,13 +213,7 @@ impl World {
             Smtp::Rcpt(rcpt) => {
                 who = rcpt.to.to_string();
                 who = who.trim_matches(['<', '>']).to_owned();
-                // RFC 8460 §5.3: the mail that tells of TLS failures goes whatever TLS there is.
-                if !who.starts_with("tlsrpt@") {
-                    self.check_tls(talk);
-                }
-                talk.first.get_or_insert_with(|| domain_of(&who).to_owned());
-                self.check_policy(talk, &who);
-                self.check_return_path(talk, &who);
+                self.check_rcpt(talk, &who);
                 self.book.attempted(talk.life, &talk.from, &who, now);
                 Stage::Rcpt
             }
@@ -230,25 +225,7 @@ impl World {
             }
             Smtp::StartTls => return talk.smtp.accept("", wire).is_ok(),
             Smtp::Auth(Auth::Cancelled) | Smtp::XClient(_) => return true,
-            Smtp::Auth(auth) => {
-                if !talk.channel.is_tls() {
-                    self.book.blame(format!(
-                        "a password is shown to mx{} in clear text",
-                        talk.host
-                    ));
-                }
-                let secret = match auth {
-                    Auth::Start {
-                        initial_response, ..
-                    } => initial_response.as_ref(),
-                    Auth::Response(response) => Some(response),
-                    Auth::Cancelled => None,
-                };
-                return match secret {
-                    Some(_) => talk.smtp.accept("", wire).is_ok(),
-                    None => talk.smtp.challenge(b"", wire).is_ok(),
-                };
-            }
+            Smtp::Auth(auth) => return self.hear_login(talk, auth, wire),
             Smtp::Reset | Smtp::BodyRefused(_) | Smtp::Quit => return true,
         };
         let host = &mut self.hosts[talk.host];
@@ -299,6 +276,38 @@ impl World {
                 true
             }
         }
+    }
+
+    /// A login: only the relay's own secret comes here, and only under TLS.
+    fn hear_login(&mut self, talk: &mut Talk, auth: &Auth, wire: &mut Vec<u8>) -> bool {
+        if !talk.channel.is_tls() {
+            self.book.blame(format!(
+                "a password is shown to mx{} in clear text",
+                talk.host
+            ));
+        }
+        let secret = match auth {
+            Auth::Start {
+                initial_response, ..
+            } => initial_response.as_ref(),
+            Auth::Response(response) => Some(response),
+            Auth::Cancelled => None,
+        };
+        match secret {
+            Some(_) => talk.smtp.accept("", wire).is_ok(),
+            None => talk.smtp.challenge(b"", wire).is_ok(),
+        }
+    }
+
+    /// The rules of who may be sent to here, and how.
+    fn check_rcpt(&mut self, talk: &mut Talk, who: &str) {
+        // RFC 8460 §5.3: the mail that tells of TLS failures goes whatever TLS there is.
+        if !who.starts_with("tlsrpt@") {
+            self.check_tls(talk);
+        }
+        talk.first.get_or_insert_with(|| domain_of(who).to_owned());
+        self.check_policy(talk, who);
+        self.check_return_path(talk, who);
     }
 
     /// The sender behind a return path, where mail leaves under one: each must be one of the relay's.

@@ -44,6 +44,8 @@ pub(crate) struct Relay {
     pub(crate) resolver: Resolver,
     pub(crate) sessions: BTreeMap<SessionId, Task<Session>>,
     pub(crate) deliveries: BTreeMap<DeliveryId, Task<Delivery>>,
+    /// When each began, by what was known then.
+    pub(crate) begun: BTreeMap<DeliveryId, Instant>,
     pub(crate) errands: BTreeMap<ErrandId, Task<Runner>>,
     pub(crate) lookups: BTreeMap<u64, Asking>,
     pub(crate) next_lookup: u64,
@@ -349,6 +351,7 @@ impl World {
                     return;
                 };
                 let tls = Arc::clone(&relay.client_tls);
+                relay.begun.insert(id, now.instant);
                 let delivery = Delivery::new(*start, tls, now, relay.rng.fork());
                 relay
                     .deliveries

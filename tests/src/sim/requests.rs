@@ -139,11 +139,11 @@ impl World {
             return;
         };
         let conn = self.net.open(host_ip(host), now);
-        let Some(task) = self
-            .relay
-            .as_mut()
-            .and_then(|relay| relay.deliveries.get_mut(&id))
-        else {
+        let Some(relay) = self.relay.as_mut() else {
+            return;
+        };
+        let begun = relay.begun.get(&id).copied().unwrap_or(now);
+        let Some(task) = relay.deliveries.get_mut(&id) else {
             return;
         };
         task.conn = Some(conn);
@@ -151,7 +151,7 @@ impl World {
             .insert((conn, Side::Opener), Owner::Delivery(id));
         self.owners.insert((conn, Side::Acceptor), Owner::Host);
         self.check_lanes(host);
-        self.greet(conn, host, to.port() == 465);
+        self.greet(conn, host, to.port() == 465, begun);
         let local = SocketAddr::from(([198, 51, 100, 1], 50_000));
         self.drive_delivery(
             id,
