@@ -134,7 +134,8 @@ class Recorder:
     def close(self):
         subprocess.run(["umount", self.mount], check=True)
         subprocess.run(["losetup", "-d", self.loop], check=True)
-        subprocess.run(["umount", self.fuse], check=True)
+        # The loop device may be held a moment longer, as by a mount namespace that somebody made meanwhile.
+        subprocess.run(["umount", "--lazy", self.fuse], check=True)
         self.server.join(5)
 
 
