@@ -160,7 +160,8 @@ fn swarm(args: &Args) -> ExitCode {
         time += outcome.time;
         figures.add(&outcome.figures);
         if runs.is_multiple_of(PROGRESS) {
-            println!("{runs} worlds, {} failed", failures.len());
+            let failed = failures.len();
+            println!("{runs} worlds, {} simulated, {failed} failed", hours(time));
         }
         let Some(wrong) = &outcome.wrong else {
             return true;

@@ -222,8 +222,9 @@ impl Book {
     /// At a check: nothing that is not held is much older than its time.
     pub(crate) fn check_ages(&mut self, queued: &[(String, bool)], now: Instant) {
         // After a restart a message is as old as the wall clock says: by design, one that went back
-        // makes it new.
-        if self.jumps {
+        // makes it new. A flipped bit may undo the note of its end: then a restart finds it again, as of a
+        // machine that stood still.
+        if self.jumps || self.flips > 0 {
             return;
         }
         let extra = GRACE * (self.crashes.len() as u32) + self.downtime + SWEEP + ATTEMPT_MAX;

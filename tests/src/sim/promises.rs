@@ -95,7 +95,7 @@ impl World {
             && talk.begun >= *since
             && talk.life == self.life
             && self.profile.clock_jumps == 0
-            // A host that its TLSA records prove needs no policy to name it. RFC 8461 §2.
+            // A host that its TLSA records prove needs no policy to name it.
             && self.names.dane_level(talk.host) != TlsLevel::Verify
             // RFC 8460 §5.3: the mail that tells of TLS failures goes whatever TLS there is.
             && !to.starts_with("tlsrpt@");
