@@ -5,8 +5,8 @@
 //!                                         └────────────────▶ body: passed on as it is, and looked at
 //! ```
 //!
-//! The header block is kept byte for byte, but for Bcc, Resent-Bcc and the relay's own control fields,
-//! which are taken out. The body is never changed. Content arrives without dot-stuffing.
+//! The header block is kept byte for byte, but for Bcc, Resent-Bcc, the relay's own control fields and
+//! verdicts that claim to be the relay's, which are taken out. The body is never changed. Content arrives without dot-stuffing.
 //!
 //! Implements RFC 5322 §2.2 (fields), §3.6 (which are needed), RFC 6409 §8 (what a submission server
 //! adds), RFC 5321 §4.4 (Received), §6.3 (loops).
@@ -44,14 +44,14 @@ pub struct HeaderFilter {
     rules: Rules,
 }
 
-/// What is taken out of a header block.
+/// What is taken out of a header block besides our control fields.
 #[derive(Debug)]
-enum Rules {
-    /// Of a submission: Bcc and our control fields. RFC 5322 §3.6.3.
-    Submission,
-    /// Of mail from others, which is to reach its reader as it is: our control fields, and results that
-    /// claim to be those of this host. RFC 8601 §5.
-    Inbound(String),
+struct Rules {
+    /// Authentication-Results that claim to be those of this host. RFC 8601 §5.
+    hostname: Option<String>,
+    /// Bcc, of a submission. RFC 5322 §3.6.3. Mail from others reaches its reader as it is, and is
+    /// kept as it came: signatures are of that.
+    submission: bool,
 }
 
 #[derive(Debug)]
@@ -71,16 +71,31 @@ impl Default for HeaderFilter {
 }
 
 impl HeaderFilter {
-    /// Before the first octet of a submission.
+    /// Before the first octet of a message of our own.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Rules::Submission)
+        Self::with(Rules {
+            hostname: None,
+            submission: true,
+        })
+    }
+
+    /// Before the first octet of a submission to this host.
+    #[must_use]
+    pub fn submission(hostname: &Domain) -> Self {
+        Self::with(Rules {
+            hostname: Some(hostname.to_string()),
+            submission: true,
+        })
     }
 
     /// Before the first octet of a message that comes from others to this host.
     #[must_use]
     pub fn inbound(hostname: &Domain) -> Self {
-        Self::with(Rules::Inbound(hostname.to_string()))
+        Self::with(Rules {
+            hostname: Some(hostname.to_string()),
+            submission: false,
+        })
     }
 
     fn with(rules: Rules) -> Self {
@@ -447,7 +462,7 @@ impl Headers {
             }
             line += memmem::find_iter(field, b"\r\n").count();
         }
-        if let Rules::Inbound(_) = rules {
+        if !rules.submission {
             headers.original = block;
         }
         headers
@@ -483,11 +498,12 @@ impl Headers {
                 .trim_ascii()
                 .eq_ignore_ascii_case(b"No");
         }
-        let out = match rules {
-            Rules::Submission => is("Bcc") || is("Resent-Bcc"),
-            Rules::Inbound(us) => is(results::NAME) && results::claims_to_be(&field[value], us),
-        };
-        if out || is_control(name) {
+        let blind = rules.submission && (is("Bcc") || is("Resent-Bcc"));
+        let forged = rules
+            .hostname
+            .as_ref()
+            .is_some_and(|us| is(results::NAME) && results::claims_to_be(&field[value], us));
+        if blind || forged || is_control(name) {
             return Ok(());
         }
         self.kept.extend_from_slice(field);

@@ -262,7 +262,8 @@ pub fn prepare(
         time: now.unix,
     };
     let size = Some(message.len() as u64);
-    let mut content = Content::new(size, transaction.room, HeaderFilter::new());
+    let filter = HeaderFilter::submission(&config.hostname);
+    let mut content = Content::new(size, transaction.room, filter);
     content.push(&message, &transaction, &received, config)?;
     let spilled = content.spill();
     let (last, submission) = content.finish(&transaction, origin, &received, config)?;

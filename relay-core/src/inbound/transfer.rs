@@ -123,9 +123,10 @@ impl Session {
             .transaction
             .as_ref()
             .map_or((None, 0), |open| (open.params.size, open.room));
+        let hostname = &self.setup.config.hostname;
         let filter = match self.transaction.as_ref().map(|open| &open.sender) {
-            Some(Sender::Stranger) => HeaderFilter::inbound(&self.setup.config.hostname),
-            Some(Sender::User(_)) | None => HeaderFilter::new(),
+            Some(Sender::Stranger) => HeaderFilter::inbound(hostname),
+            Some(Sender::User(_)) | None => HeaderFilter::submission(hostname),
         };
         self.accept("");
         self.state = State::Transfer(Box::new(Transfer {

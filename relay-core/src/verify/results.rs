@@ -36,7 +36,7 @@ impl Verdict {
                     text.push_str(&format!(" header.b={start}"));
                 } else {
                     // `/`, `+` and `=` stand in no token. RFC 2045 §5.1.
-                    text.push_str(&format!(" header.b=\"{}\"", token(start)));
+                    text.push_str(&format!(" header.b=\"{}\"", harmless(start)));
                 }
             }
             results.push(text);
@@ -59,7 +59,7 @@ impl Verdict {
 
     fn spf_text(&self) -> String {
         let spf = &self.spf;
-        let domain = token(&spf.domain);
+        let domain = value(&spf.domain);
         let identity = match spf.identity {
             _ if domain.is_empty() => String::new(),
             Identified::MailFrom => format!(" smtp.mailfrom={domain}"),
@@ -90,10 +90,22 @@ impl Verdict {
     }
 }
 
-/// What a peer said, as characters that mean nothing in a header field.
-fn token(text: &str) -> String {
+/// What a peer said, as a domain or a quoted string, and nothing where it said nothing. RFC 8601 §2.2.
+fn value(text: &str) -> String {
+    let harmless = harmless(text);
+    let is_domain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if harmless.chars().all(is_domain) {
+        harmless
+    } else {
+        format!("\"{harmless}\"")
+    }
+}
+
+/// What a peer said, as characters that mean nothing in a quoted string.
+fn harmless(text: &str) -> String {
     let harmless = |c: char| match c {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_' | '+' | '/' | '=' => c,
+        '[' | ']' | ':' => c,
         _ => '?',
     };
     text.chars().take(253).map(harmless).collect()

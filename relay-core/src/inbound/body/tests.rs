@@ -8,6 +8,17 @@ use crate::config::SenderPattern;
 use crate::id::MessageId;
 use crate::time::UnixTime;
 
+#[test]
+fn a_submission_cannot_speak_for_this_host() {
+    let mut filter = HeaderFilter::submission(&"relay.example.com".parse().unwrap());
+    let ours = "Authentication-Results: relay.example.com; dmarc=pass header.from=bank.example\r\n";
+    let theirs = "Authentication-Results: other.example; dmarc=pass\r\n";
+    let from = "From: a@b.example\r\n\r\n";
+    let _ = filter.push([ours, theirs, from].concat().as_bytes());
+    let kept = filter.headers().unwrap().kept();
+    assert_eq!(kept, [theirs, from].concat().as_bytes());
+}
+
 /// Feeds content in pieces; gives the filter and the body.
 fn feed(content: &[u8], piece_len: usize) -> (HeaderFilter, Vec<u8>) {
     let mut filter = HeaderFilter::new();

@@ -275,7 +275,15 @@ fn the_field_says_it_all_and_holds_nothing_of_a_peers_choice() {
     odd.from = ReversePath::Null;
     let field = verdict_for(odd, &wire(RFC_8463), &zone).field(&"relay.example".parse().unwrap());
     assert!(
-        field.contains("spf=none smtp.helo=x??dmarc=pass??Bcc??y;"),
+        field.contains("spf=none smtp.helo=\"x??dmarc=pass??Bcc:?y\";"),
+        "{field}"
+    );
+    let mut odd = self::client();
+    odd.helo = "[192.0.2.1]".into();
+    odd.from = ReversePath::Null;
+    let field = verdict_for(odd, &wire(RFC_8463), &zone).field(&"relay.example".parse().unwrap());
+    assert!(
+        field.contains("spf=none smtp.helo=\"[192.0.2.1]\";"),
         "{field}"
     );
 }
