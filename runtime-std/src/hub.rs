@@ -17,10 +17,13 @@
 mod keep;
 mod options;
 mod recovery;
+mod reentry;
 mod reload;
 mod report;
 mod seat;
 mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -83,6 +86,8 @@ pub struct Hub {
     stopping: AtomicBool,
     recovery: Mutex<Option<JoinHandle<()>>>,
     drained: Arc<Slot<()>>,
+    /// Inputs that came on a thread which was routing what came of others.
+    late: Mutex<Vec<Input>>,
     admin_address: OnceLock<SocketAddr>,
     me: Weak<Self>,
 }
@@ -171,6 +176,7 @@ impl Hub {
             stopping: AtomicBool::new(false),
             recovery: Mutex::default(),
             drained: Slot::new(),
+            late: Mutex::default(),
             admin_address: OnceLock::new(),
             me: me.clone(),
         });
@@ -242,8 +248,24 @@ impl Hub {
         self.inputs(std::iter::once(input));
     }
 
-    /// Hands in several inputs under one lock.
+    /// Hands in several inputs under one lock. What is handed in while this very thread routes what came
+    /// of others, because something could not be started, comes after them, not inside of them.
     pub fn inputs(&self, inputs: impl IntoIterator<Item = Input>) {
+        let Some(_turn) = reentry::Turn::take(self) else {
+            lock(&self.late).extend(inputs);
+            return;
+        };
+        self.handle(inputs);
+        loop {
+            let late = std::mem::take(&mut *lock(&self.late));
+            if late.is_empty() {
+                break;
+            }
+            self.handle(late);
+        }
+    }
+
+    fn handle(&self, inputs: impl IntoIterator<Item = Input>) {
         let mut engine = lock(&self.engine);
         let now = self.clock.now();
         for input in inputs {

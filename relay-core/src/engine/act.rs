@@ -125,8 +125,12 @@ impl Engine {
         if self.table.messages[message].held || jobs.iter().all(in_doubt) {
             return false;
         }
-        self.changed(message, "retried");
         let now = self.clock.tick();
+        if self.table.messages[message].birth > now {
+            // Its sender said when it may go (FUTURERELEASE), and no receiver that is back changes that.
+            return false;
+        }
+        self.changed(message, "retried");
         for &job in jobs {
             if let Some(no) = self.lane_of(job)
                 && let Some(lane) = self.lanes.get_mut(no)

@@ -116,6 +116,10 @@ impl Engine {
             }
         }
         self.note_settled(message, settled);
+        // Before the job is settled: with it the message may go, and then it goes to the quarantine.
+        if let Some(reason) = &damage {
+            self.remember_damage(message, reason);
+        }
         if open.is_empty() {
             self.drop_job(job);
         } else {
@@ -124,7 +128,9 @@ impl Engine {
             self.table.jobs[job].recipients = Recipients::new(&left);
             self.defer(job, &telling, open, taken);
         }
-        if let Some(reason) = damage {
+        if let Some(reason) = damage
+            && self.table.messages.get(message).is_some()
+        {
             self.give_up_damaged(message, &reason);
         }
         self.tend(message, loaded);

@@ -246,6 +246,11 @@ impl Engine {
             let JobEntry {
                 attempts, message, ..
             } = self.table.jobs[task.job];
+            if !self.lanes.is_current(no) {
+                // A reload made another way of it; what works here is of the old one.
+                self.dispatch(task.job);
+                return;
+            }
             self.table.set_state(task.job, JobState::Ready);
             if let Some(lane) = self.lanes.get_mut(no) {
                 lane.push_front(task.job, attempts, self.table.messages[message].priority);

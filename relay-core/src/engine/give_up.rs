@@ -69,9 +69,7 @@ impl Engine {
     /// all of it is settled. Who has it in memory may deliver it yet; what is held is looked at by whoever
     /// holds it.
     pub(super) fn give_up_damaged(&mut self, message: u32, reason: &Reason) {
-        let id = self.table.messages[message].id;
-        let why = self.damaged.entry(id);
-        why.or_insert_with(|| reason.text.clone());
+        self.remember_damage(message, reason);
         for job in self.table.jobs_of(message) {
             match self.table.jobs[job].state {
                 JobState::Ready | JobState::Resolving | JobState::Waiting => {
@@ -80,6 +78,13 @@ impl Engine {
                 JobState::Picked | JobState::Delivering | JobState::Parked | JobState::Gone => {}
             }
         }
+    }
+
+    /// The message goes to the quarantine when all of it is settled.
+    pub(super) fn remember_damage(&mut self, message: u32, reason: &Reason) {
+        let id = self.table.messages[message].id;
+        let why = self.damaged.entry(id);
+        why.or_insert_with(|| reason.text.clone());
     }
 
     fn bounce_untried(&mut self, job: u32, reason: Reason) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use smtp_proto::{ByMode, Notify, Priority};
 
 use super::world::{World, config, deferred, delivered, mail, notify};
+use crate::admin::{Action, AdminRequest, AdminResponse, Selector};
 use crate::id::MessageId;
 use crate::queue::handling::{Deadline, Handling, TlsWish};
 use crate::queue::message::Envelope;
@@ -49,6 +50,18 @@ fn a_message_is_not_sent_before_its_release() {
     world.pass(2 * MINUTE);
     world.finish(world.only(), &delivered());
     assert!(world.disk.is_empty());
+}
+
+/// What an operator sends on when a receiver is back: not what its sender wants held.
+#[test]
+fn retry_is_no_release() {
+    let mut world = World::new(config());
+    world.submit_envelope(released_in(&world, DAY));
+    let retry = AdminRequest::Act(Action::Retry, Selector::default());
+    let AdminResponse::Acted { messages } = world.admin(retry) else {
+        panic!("acted");
+    };
+    assert_eq!((messages, world.running()), (0, Vec::new()));
 }
 
 #[test]

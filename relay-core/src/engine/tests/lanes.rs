@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::world::{World, config, deferred, deferred_at, delivered, mx};
 use crate::admin::Selector;
+use crate::config::Config;
 use crate::engine::Input;
 use crate::events::EventKind;
 
@@ -165,6 +166,35 @@ fn one_refused_connection_of_several_is_not_a_dead_lane() {
     assert!(world.open.len() < 4 + 1 && !world.running().is_empty());
     world.finish_all(&delivered());
     assert!(world.disk.is_empty());
+}
+
+/// Its lane is of a configuration that is gone: others of that lane are not for it.
+#[test]
+fn a_refused_connection_of_a_lane_that_a_reload_replaced_gives_its_job_to_the_new_one() {
+    let mut world = World::new(config());
+    world.submit_many(4, "a@one.example");
+    while world.running().len() < 2 {
+        world.submit_many(2, "a@one.example");
+        world.finish(world.running()[0], &delivered());
+    }
+    let old = world.running();
+    let victim = *old.last().unwrap();
+    let id = world.job(victim).id;
+    let mut new = Config::clone(&world.config);
+    new.delivery.port = 2525;
+    let new = Arc::new(new);
+    world.config = Arc::clone(&new);
+    world.input(Input::Reload(new));
+    world.unreachable(victim);
+    let mut ports = Vec::new();
+    while let Some(&delivery) = world.running().first() {
+        if world.job(delivery).id == id {
+            ports.push(world.open[&delivery].lane.hosts[0].host.port);
+        }
+        world.finish(delivery, &delivered());
+        world.end_idle();
+    }
+    assert_eq!(ports, [2525]);
 }
 
 #[test]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use smtp_proto::{Notify, Occasion, ReversePath};
 
-use super::world::{World, bounced, config, deferred, delivered, mail, notify, reason};
+use super::world::{
+    World, bounced, config, deferred, deferred_at, delivered, mail, notify, reason,
+};
+use crate::admin::{Action, AdminRequest, Selector};
 use crate::engine::{Input, NotWritten};
 use crate::outbound::{Outcome, Reason};
 use crate::queue::record::Progress;
@@ -272,4 +275,26 @@ fn a_damaged_message_is_given_up_at_once_reported_and_set_aside() {
     );
     world.finish(of(&world, other)[0], &delivered());
     assert!(world.discarded.contains(&other));
+}
+
+/// The last of it goes while the damage is found: by an administrator, and nobody is told.
+#[test]
+fn a_damaged_message_that_is_removed_meanwhile_is_set_aside_all_the_same() {
+    let mut world = World::new(config());
+    let mut envelope = mail("s@x.example", &["a@one.example", "b@one.example"]);
+    envelope.from = ReversePath::Null;
+    let id = world.submit_envelope(envelope);
+    let delivery = world.only();
+    let selector = Selector {
+        id: Some(id.to_string()),
+        ..Selector::default()
+    };
+    world.admin(AdminRequest::Act(Action::Remove, selector));
+    let mut tried = world.tried_as(delivery, &damaged());
+    tried.outcomes[0].1 = deferred_at("rcpt", Some(451), "later");
+    world.report(delivery, tried);
+    assert_eq!(
+        world.quarantined,
+        [(id, "block 7 fails its checksum".to_owned())]
+    );
 }
